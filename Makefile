@@ -1,0 +1,119 @@
+# Perigee: `make demo` installs, builds and runs on real images; `make test` tests. Everything else is listed by `make help`.
+
+VERSION := 0.1.0
+BUILD   := build
+PREFIX  ?= /usr/local
+
+# ---- what this machine has --------------------------------------------------------------------------------------------
+CC      ?= gcc
+CLANG   ?= clang-14
+NVCC    := $(shell command -v nvcc 2>/dev/null)
+LUAJIT  := $(shell pkg-config --exists luajit 2>/dev/null && echo yes)
+# A fresh machine has none of the libraries yet; `make deps` (apt) brings them, and demo and test call it when needed.
+PACKAGES := gcc make pkg-config luajit libluajit-5.1-dev libopenblas-openmp-dev libpng-dev zlib1g-dev libedit-dev \
+  lua-cjson lua-argparse lua-filesystem lua-busted lua-check gnuplot-nox \
+  dataset-fashion-mnist openclipart-png tuxpaint-stamps-default
+
+# ---- flags ------------------------------------------------------------------------------------------------------------
+# No -ffast-math anywhere: NaN and infinity must survive. errno and traps are not read, so the vectoriser need not keep them.
+WARN     := -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers
+CPPFLAGS += -Icore -DPERIGEE_VERSION='"$(VERSION)"' -D_GNU_SOURCE
+OPT      := -O3 -g1 -fno-math-errno -fno-trapping-math
+CFLAGS   += -std=gnu11 $(OPT) $(WARN) -fPIC -fopenmp -fvisibility=default -pthread
+BLASDIR  := $(firstword $(wildcard /usr/lib/$(shell $(CC) -dumpmachine)/openblas-openmp))
+# The OpenMP flavour by its own path, so that another BLAS chosen by update-alternatives cannot bring a second pool.
+LDLIBS   += $(if $(BLASDIR),-L$(BLASDIR) -Wl$(comma)-rpath$(comma)$(BLASDIR)) -lopenblas -lpng16 -lz -lm
+comma    := ,
+CPPFLAGS += $(if $(BLASDIR),-I$(subst /lib/,/include/,$(BLASDIR)))
+
+# ---- sources ----------------------------------------------------------------------------------------------------------
+CORE := $(wildcard core/*.c core/ops/*.c core/io/*.c core/data/*.c)
+OBJ  := $(CORE:%.c=$(BUILD)/%.o)
+LUA  := $(shell find lua -name '*.lua' 2>/dev/null)
+
+.PHONY: all demo test bench lint format deps install uninstall docs clean help fuzz
+all: $(BUILD)/libperigee.so $(BUILD)/perigee $(BUILD)/cdef.lua ## build the library and the executable
+	@echo "perigee $(VERSION): cpu$(if $(NVCC), (nvcc is here; this version has no CUDA plug-in), (no nvcc: CPU only))"
+
+# nodelete: LuaJIT unloads libraries before it finalises the last tensors, which still call pg_release.
+$(BUILD)/libperigee.so: $(OBJ)
+	$(CC) $(CFLAGS) -shared -Wl,-z,nodelete -o $@ $(OBJ) $(LDFLAGS) $(LDLIBS)
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# op.o lists every op; it must follow ops.def even where the dependency file is not there yet.
+$(BUILD)/core/op.o: core/ops.def
+
+# The header's slice, verbatim: there is no second copy of any declaration.
+$(BUILD)/cdef.lua: core/perigee.h
+	@mkdir -p $(@D)
+	@{ echo 'return [===['; sed -n '/cdef-begin/,/cdef-end/p' $< | sed '1d;$$d'; echo ']===]'; } > $@
+
+$(BUILD)/perigee: core/host/main.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -Wl,-E $$(pkg-config --cflags luajit) -o $@ $< $$(pkg-config --libs luajit) -ledit -lm -ldl
+
+-include $(OBJ:.o=.d)
+
+# ---- the C tests: the whole core once more, under sanitizers -------------------------------------------------------------
+SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -DPG_SANITIZE
+SANOBJ   := $(CORE:%.c=$(BUILD)/san/%.o)
+
+$(BUILD)/san/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -MMD -MP -c -o $@ $<
+
+$(BUILD)/san/core/op.o: core/ops.def
+
+$(BUILD)/test_core: tests/core/test_core.c $(SANOBJ)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LDFLAGS) $(LDLIBS)
+
+-include $(SANOBJ:.o=.d)
+
+# ---- what people run --------------------------------------------------------------------------------------------------
+deps: ## install what Perigee needs (apt; root or sudo)
+	@missing=; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing:$$missing"; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
+
+demo: deps ## fine-tune on real images, print the table, leave the pictures
+	@$(MAKE) --no-print-directory all
+	$(BUILD)/perigee run recipes/demo.lua --out runs/demo
+
+test: deps ## every test; the last line is "N passed, N failed"
+	@$(MAKE) --no-print-directory all $(BUILD)/test_core
+	@tests/run.sh
+
+bench: all ## measure, and print one table of ratios
+	@tests/bench/run.sh
+
+fuzz: ## a million executions of each fuzzer (needs clang)
+	@for t in png idx npy; do tests/fuzz/run.sh $$t 1000000; done
+
+lint: ## clang-format and luacheck
+	clang-format --dry-run -Werror core/*.[ch] core/*/*.[ch]
+	luacheck -q lua recipes tests
+
+format: ## clang-format in place
+	clang-format -i core/*.[ch] core/*/*.[ch]
+
+docs: all ## regenerate the op reference
+	$(BUILD)/perigee run docs/generate_ops.lua --out $(BUILD)/docs-run --quiet
+
+install: all ## install under PREFIX (default /usr/local)
+	install -D $(BUILD)/perigee $(DESTDIR)$(PREFIX)/bin/perigee
+	install -D $(BUILD)/libperigee.so $(DESTDIR)$(PREFIX)/share/perigee/libperigee.so
+	install -D -m 644 $(BUILD)/cdef.lua $(DESTDIR)$(PREFIX)/share/perigee/cdef.lua
+	cp -r lua $(DESTDIR)$(PREFIX)/share/perigee/
+	cp -r recipes $(DESTDIR)$(PREFIX)/share/perigee/
+
+uninstall: ## remove what install put there
+	rm -rf $(DESTDIR)$(PREFIX)/bin/perigee $(DESTDIR)$(PREFIX)/share/perigee
+
+clean: ## remove what was built
+	rm -rf $(BUILD)
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12

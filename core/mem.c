@@ -1,0 +1,169 @@
+/* mem.c - storage: a caching allocator over whatever device holds the bytes, with live and peak counts.
+ *
+ * Freed blocks are kept by size class and handed out again: a training step asks for the same sizes every time, and the
+ * first touch of fresh pages costs more than most kernels. Sizes are rounded to a sixteenth of their power of two, so at
+ * most 1/16 is wasted. The cache holds at most as much as was ever live at once, within CACHE_LEAST..CACHE_MOST; what
+ * exceeds that goes back to the system, the largest blocks first.
+ */
+#include "core.h"
+#include <pthread.h>
+
+enum { CLASSES = 64 * 16, ALIGNMENT = 64 };
+static const size_t CACHE_LEAST = (size_t)1 << 24, CACHE_MOST = (size_t)1 << 30;
+
+typedef struct block { /* a free block's header lives in host memory: the block itself may be on another device */
+  struct block *next;
+  void *data;
+  size_t capacity;
+} block;
+
+static struct {
+  block *free[CLASSES];
+  pg_memory stats;
+} pools[PG_DEVICES];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* loader threads allocate too */
+
+static const pg_device_vtable *devices[PG_DEVICES] = {[PG_CPU] = &pg_device_cpu};
+
+const pg_device_vtable *pg_device_get(int32_t device) {
+  if (device < 0 || device >= PG_DEVICES || !devices[device]) {
+    pg_fail(PG_ERR_DEVICE, "device \"%s\" is not available: this build has no plug-in for it", pg_device_name(device));
+    return NULL;
+  }
+  return devices[device];
+}
+
+void pg_device_register(int32_t device, const pg_device_vtable *vtable) { devices[device] = vtable; }
+
+/* The class of a size, and the class's capacity: sixteen steps to a power of two, from 64 bytes up. */
+static int size_class(size_t bytes, size_t *capacity) {
+  if (bytes <= ALIGNMENT) return *capacity = ALIGNMENT, 0;
+  int top = 63 - __builtin_clzll(bytes - 1);
+  size_t step = top > 10 ? (size_t)1 << (top - 4) : ALIGNMENT;
+  *capacity = (bytes + step - 1) / step * step;
+  int rank = top > 10 ? (int)((*capacity - 1) >> (top - 4)) - 16 : (int)(*capacity / ALIGNMENT) % 16;
+  return PG_MIN(top * 16 + rank, CLASSES - 1);
+}
+
+/* ---- blocks ------------------------------------------------------------------------------------------------------ */
+
+static void trim_to(int32_t device, size_t limit) { /* lock held; largest blocks first */
+  pg_memory *stats = &pools[device].stats;
+  for (int k = CLASSES - 1; k >= 0 && (size_t)stats->cached > limit; k--)
+    for (block *b; (b = pools[device].free[k]) && (size_t)stats->cached > limit; free(b)) {
+      pools[device].free[k] = b->next;
+      stats->cached -= (int64_t)b->capacity;
+      devices[device]->free(b->data, b->capacity);
+    }
+}
+
+static int block_take(int32_t device, size_t bytes, void **data, size_t *capacity) {
+  const pg_device_vtable *vtable = pg_device_get(device);
+  if (!vtable) return PG_ERR_DEVICE;
+  int k = size_class(bytes, capacity), status = PG_OK;
+  pg_memory *stats = &pools[device].stats;
+  pthread_mutex_lock(&lock);
+  block *b = pools[device].free[k];
+  if (b && b->capacity == *capacity) {
+    pools[device].free[k] = b->next;
+    *data = b->data;
+    stats->cached -= (int64_t)*capacity;
+    free(b);
+  } else {
+    status = vtable->alloc(*capacity, data);
+    if (status == PG_ERR_MEMORY) { /* what the cache holds may be what is missing */
+      trim_to(device, 0);
+      status = vtable->alloc(*capacity, data);
+    }
+  }
+  if (!status) {
+    stats->live += (int64_t)*capacity;
+    stats->peak = PG_MAX(stats->peak, stats->live);
+  }
+  int64_t live = stats->live, tensors = stats->tensors;
+  pthread_mutex_unlock(&lock);
+  if (status == PG_ERR_MEMORY)
+    return pg_fail(PG_ERR_MEMORY, "out of memory on %s: %.1f MB asked for while %lld tensors hold %.1f MB", vtable->name,
+                   bytes / 1e6, (long long)tensors, live / 1e6);
+  return status;
+}
+
+static void block_give(int32_t device, void *data, size_t capacity) {
+  size_t same;
+  int k = size_class(capacity, &same);
+  block *b = malloc(sizeof *b);
+  pthread_mutex_lock(&lock);
+  pg_memory *stats = &pools[device].stats;
+  stats->live -= (int64_t)capacity;
+  if (b) {
+    *b = (block){pools[device].free[k], data, capacity};
+    pools[device].free[k] = b;
+    stats->cached += (int64_t)capacity;
+    trim_to(device, PG_MAX(CACHE_LEAST, PG_MIN(CACHE_MOST, (size_t)stats->peak)));
+  } else {
+    devices[device]->free(data, capacity);
+  }
+  pthread_mutex_unlock(&lock);
+}
+
+void *pg_scratch_alloc(size_t bytes) {
+  void *data = NULL;
+  size_t capacity;
+  return block_take(PG_CPU, bytes, &data, &capacity) ? NULL : data;
+}
+
+void pg_scratch_free(void *p, size_t bytes) {
+  size_t capacity;
+  if (!p) return;
+  size_class(bytes, &capacity);
+  block_give(PG_CPU, p, capacity);
+}
+
+/* ---- storages ---------------------------------------------------------------------------------------------------- */
+
+int pg_storage_new(int32_t device, size_t bytes, pg_storage **out) {
+  pg_storage *s = calloc(1, sizeof *s);
+  if (!s) return pg_fail(PG_ERR_MEMORY, "out of memory");
+  int status = block_take(device, PG_MAX(bytes, 1), &s->data, &s->capacity);
+  if (status) return free(s), status;
+  atomic_init(&s->refs, 1);
+  s->device = device;
+  s->bytes = bytes;
+  pthread_mutex_lock(&lock);
+  pools[device].stats.tensors++;
+  pthread_mutex_unlock(&lock);
+  return *out = s, PG_OK;
+}
+
+static void storage_drop(pg_storage *s) {
+  if (!s->data) return;
+  block_give(s->device, s->data, s->capacity);
+  s->data = NULL;
+  pthread_mutex_lock(&lock);
+  pools[s->device].stats.tensors--;
+  pthread_mutex_unlock(&lock);
+}
+
+void pg_storage_release(pg_storage *s) {
+  if (!s || atomic_fetch_sub(&s->refs, 1) > 1) return;
+  storage_drop(s);
+  free(s);
+}
+
+void pg_memory_stats(int32_t device, pg_memory *out) {
+  pthread_mutex_lock(&lock);
+  *out = pools[device].stats;
+  pthread_mutex_unlock(&lock);
+}
+
+void pg_memory_reset_peak(int32_t device) {
+  pthread_mutex_lock(&lock);
+  pools[device].stats.peak = pools[device].stats.live;
+  pthread_mutex_unlock(&lock);
+}
+
+void pg_memory_trim(int32_t device) {
+  pthread_mutex_lock(&lock);
+  if (devices[device]) trim_to(device, 0);
+  pthread_mutex_unlock(&lock);
+}

@@ -1,0 +1,94 @@
+/* op.h - how an op is described, and what its kernels see.
+ *
+ * An op is one descriptor in core/ops/NAME.c and one line in ops.def. A call runs
+ *     validate (counts, dtypes, devices, parameter ranges) -> shape -> dispatch -> record,
+ * all in op.c; a descriptor says only what is particular to the op.
+ *
+ * Numeric kernels are written once in terms of `real` and K(name) inside `#ifdef REAL`, and compiled for float and for
+ * double by including "../reals.h", which includes the op's file again:
+ *
+ *     #ifdef REAL                                 // the kernels, compiled twice
+ *     static int K(relu_forward)(pg_call *c) { ... real ... }
+ *     #else                                       // the rest, compiled once
+ *     #include "../op.h"
+ *     #define REALS_FILE "ops/relu.c"
+ *     #include "../reals.h"
+ *     const pg_op pg_op_relu = { ..., .forward = PG_REALS(relu_forward) };
+ *     #endif
+ */
+#ifndef PG_OP_H
+#define PG_OP_H
+#include "core.h"
+
+enum { PG_MAX_OUTPUTS = 4 };
+
+/* One call of an op, forward or backward. */
+typedef struct pg_call {
+  const struct pg_op *op;
+  int32_t n_in;
+  pg_tensor **in;                  /* inputs; contiguous unless declared PG_STRIDED; NULL: an absent optional one */
+  pg_tensor *out[PG_MAX_OUTPUTS];  /* forward: allocated after `shape`, contiguous, not initialised */
+  int32_t n_out;                   /* outputs that the descriptor declares */
+  const pg_value *p;               /* parameters in the declared order; dims already made non-negative by pg_dim() */
+  uint64_t seed, offset;           /* PG_F_RANDOM: this call's own stretch of the generator's stream */
+  pg_tensor *grad_out[PG_MAX_OUTPUTS]; /* backward: dLoss/dout, contiguous; zeros where nothing flowed back */
+  pg_tensor **grad_in;             /* backward: assign every element; NULL where no gradient is wanted */
+} pg_call;
+
+typedef int (*pg_kernel)(pg_call *c);
+
+enum { /* flags of an op */
+  PG_F_VIEW = 1,        /* forward is `view`: makes out[0] over in[0]'s storage */
+  PG_F_RANDOM = 2,      /* takes pg_numel(in[0]) numbers from the generator */
+  PG_F_MIXED = 4,       /* inputs may differ in floating dtype; otherwise all floating inputs share one */
+  PG_F_HOST = 8         /* runs on the host whatever the device (image files and the like) */
+};
+
+typedef struct pg_op {
+  pg_op_info info;
+  int32_t flags;
+  int (*shape)(pg_call *c);       /* checks shapes and declares outputs with pg_out(); */
+  int (*view)(pg_call *c);        /* PG_F_VIEW: sets out[0] with pg_view() */
+  pg_kernel forward[PG_DTYPES];   /* by the dtype of the first input that is present; NULL: not for this dtype */
+  pg_kernel backward[PG_DTYPES];
+  uint32_t needs;                 /* what backward reads: PG_NEED_IN(i) | PG_NEED_OUT(i); the rest are shells */
+} pg_op;
+
+#define PG_NEED_IN(i) (1u << (i))
+#define PG_NEED_OUT(i) (1u << (16 + (i)))
+#define PG_NEED_ALL_IN 0xffffu
+
+#define PG_REALS(f) {[PG_FLOAT32] = f##_f32, [PG_FLOAT64] = f##_f64}
+#define PG_ANY(f) {[PG_FLOAT32] = f, [PG_FLOAT64] = f, [PG_INT32] = f, [PG_UINT8] = f}
+#define PG_ANY_REAL(f) {[PG_FLOAT32] = f, [PG_FLOAT64] = f}
+#define PG_ARGS(...) (const pg_arg_info[]) {__VA_ARGS__, {0}}
+#define PG_PARAMS(...) (const pg_param_info[]) {__VA_ARGS__, {0}}
+#define PG_SAMPLES(...) (const char *const[]) {__VA_ARGS__, NULL}
+/* {"x", 0, "(N, D) float"} is an input; PG_NUM("eps", 1e-5, 0, 1, "added to the variance") a parameter. */
+#define PG_NUM(name, def, lo, hi, help) {name, PG_P_NUMBER, def, lo, hi, NULL, help}
+#define PG_INT(name, def, lo, hi, help) {name, PG_P_INTEGER, def, lo, hi, NULL, help}
+#define PG_FLAG(name, def, help) {name, PG_P_BOOLEAN, def, 0, 1, NULL, help}
+#define PG_ONE_DIM(name, def, help) {name, PG_P_DIM, def, 0, 0, NULL, help}
+#define PG_DIM_LIST(name, help) {name, PG_P_DIMS, 0, 0, 0, NULL, help}
+#define PG_INT_LIST(name, help) {name, PG_P_INTS, 0, 0, 0, NULL, help}
+#define PG_POSITION(name, help) {name, PG_P_INDEX, NAN, 0, 0, NULL, help}
+#define PG_WORD(name, def, choices, help) {name, PG_P_CHOICE, def, 0, 0, choices, help}
+
+/* For shape rules. */
+int pg_out(pg_call *c, int i, int32_t dtype, int32_t ndim, const int64_t *shape); /* declares output i */
+int pg_out_like(pg_call *c, int i, const pg_tensor *t);
+int pg_op_fail(const pg_call *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* ^ PG_ERR_SHAPE with "op: <text>: x (2, 3), y (4, 5)": every input by name and shape */
+int pg_dim(const pg_call *c, const pg_tensor *t, int64_t dim, int32_t *out); /* -1 is the last; checks the range */
+int pg_broadcast(const pg_call *c, const pg_tensor *a, const pg_tensor *b, int32_t *ndim, int64_t *shape);
+int pg_check_indices(const pg_call *c, const pg_tensor *index, int64_t n, const char *what); /* each in 0..n-1 */
+
+/* A dimension in the middle: the tensor seen as (outer, n, inner). */
+static inline void pg_around(const pg_tensor *t, int32_t dim, int64_t *outer, int64_t *n, int64_t *inner) {
+  *outer = *inner = 1;
+  for (int32_t i = 0; i < dim; i++) *outer *= t->shape[i];
+  *n = t->shape[dim];
+  for (int32_t i = dim + 1; i < t->ndim; i++) *inner *= t->shape[i];
+}
+
+#endif

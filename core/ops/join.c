@@ -1,0 +1,48 @@
+/* join.c - tensors laid end to end along a dimension. Backward hands each one its own stretch of the gradient. */
+#include "../op.h"
+
+/* Runs over the pieces: each is a narrow view of `whole`, copied from or to the list's tensors. */
+static int cat_pieces(const pg_call *c, pg_tensor *whole, pg_tensor **parts, bool into_whole) {
+  int32_t dim;
+  PG_TRY(pg_dim(c, c->in[0], c->p[0].ints[0], &dim));
+  int64_t start = 0, shape[PG_MAX_DIMS];
+  memcpy(shape, whole->shape, sizeof shape);
+  for (int32_t i = 0; i < c->n_in; start += c->in[i]->shape[dim], i++) {
+    pg_tensor *view;
+    if (!parts[i]) continue;
+    shape[dim] = c->in[i]->shape[dim];
+    PG_TRY(pg_view(whole, whole->ndim, shape, whole->stride, whole->offset + start * whole->stride[dim], &view));
+    int status = into_whole ? pg_copy(view, parts[i]) : pg_copy(parts[i], view);
+    pg_release(view);
+    PG_TRY(status);
+  }
+  return PG_OK;
+}
+
+static int cat_forward(pg_call *c) { return cat_pieces(c, c->out[0], c->in, true); }
+static int cat_backward(pg_call *c) { return cat_pieces(c, c->grad_out[0], c->grad_in, false); }
+
+static int cat_shape(pg_call *c) {
+  int32_t dim;
+  int64_t shape[PG_MAX_DIMS];
+  PG_TRY(pg_dim(c, c->in[0], c->p[0].ints[0], &dim));
+  if (!c->in[0]->ndim) return pg_op_fail(c, "scalars have no dimension to join along");
+  memcpy(shape, c->in[0]->shape, sizeof shape);
+  for (int32_t i = 1; i < c->n_in; i++) {
+    const pg_tensor *t = c->in[i];
+    if (t->dtype != c->in[0]->dtype) return pg_fail(PG_ERR_DTYPE, "cat: dtypes differ: %s and %s",
+                                                    pg_dtype_name(c->in[0]->dtype), pg_dtype_name(t->dtype));
+    if (t->ndim != c->in[0]->ndim) return pg_op_fail(c, "numbers of dimensions differ");
+    for (int32_t d = 0; d < t->ndim; d++)
+      if (d != dim && t->shape[d] != shape[d]) return pg_op_fail(c, "sizes differ outside dimension %lld", (long long)pg_shown(dim));
+    shape[dim] += t->shape[dim];
+  }
+  return pg_out(c, 0, c->in[0]->dtype, c->in[0]->ndim, shape);
+}
+
+const pg_op pg_op_cat = {
+    .info = {.name = "cat", .doc = "tensors joined along a dimension",
+             .inputs = PG_ARGS({"tensors", PG_LIST | PG_STRIDED, "a list of tensors of one dtype, equal outside the dimension"}),
+             .outputs = PG_ARGS({"y", 0, "the joined tensor"}), .params = PG_PARAMS(PG_ONE_DIM("dim", 0, "the dimension")),
+             .samples = PG_SAMPLES("{tensors = {randn(2, 3), randn(1, 3)}}", "{tensors = {randn(2, 1), randn(2, 3)}, dim = 2}")},
+    .shape = cat_shape, .forward = PG_ANY(cat_forward), .backward = PG_ANY_REAL(cat_backward)};

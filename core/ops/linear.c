@@ -1,0 +1,71 @@
+/* linear.c - y = x W^T + b over the last dimension; W is (out, in), as the field stores it.
+ *
+ * Backward: dx = dy W, dW = dy^T x, db = sum over rows of dy. The bias is laid into y before the product adds to it, so
+ * that y is touched once by us and once by GEMM. */
+#ifdef REAL
+
+PG_SIMD static void K(add_row)(int64_t n, const real *restrict x, real *restrict sum) {
+  for (int64_t i = 0; i < n; i++) sum[i] += x[i];
+}
+
+static int K(linear_forward)(pg_call *c) {
+  int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
+  real *y = PG_AT(real, c->out[0]);
+  const real *b = c->in[2] ? PG_AT(real, c->in[2]) : NULL;
+  if (b) {
+#pragma omp parallel for schedule(static) if (rows * out > 32768)
+    for (int64_t r = 0; r < rows; r++) memcpy(y + r * out, b, sizeof(real) * (size_t)out);
+  }
+  K(pg_gemm)(0, 1, rows, out, in, 1, PG_AT(real, c->in[0]), in, PG_AT(real, c->in[1]), in, b ? 1 : 0, y, out);
+  return PG_OK;
+}
+
+static int K(linear_backward)(pg_call *c) {
+  enum { BLOCK = 128 };
+  int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
+  const real *dy = PG_AT(real, c->grad_out[0]);
+  if (c->grad_in[0])
+    K(pg_gemm)(0, 0, rows, in, out, 1, dy, out, PG_AT(real, c->in[1]), in, 0, PG_AT(real, c->grad_in[0]), in);
+  if (c->grad_in[1])
+    K(pg_gemm)(1, 0, out, in, rows, 1, dy, out, PG_AT(real, c->in[0]), in, 0, PG_AT(real, c->grad_in[1]), in);
+  if (!c->in[2] || !c->grad_in[2]) return PG_OK;
+  real *db = PG_AT(real, c->grad_in[2]);
+  memset(db, 0, sizeof(real) * (size_t)out);
+#pragma omp parallel for schedule(static) if (rows * out > 32768)
+  for (int64_t from = 0; from < out; from += BLOCK) /* each thread its own columns: the order of the sum is fixed */
+    for (int64_t r = 0; r < rows; r++) K(add_row)(PG_MIN(BLOCK, out - from), dy + r * out + from, db + from);
+  return PG_OK;
+}
+
+#else
+#include "../op.h"
+
+static int64_t rows_of(const pg_tensor *x) {
+  int64_t rows = 1;
+  for (int32_t i = 0; i < x->ndim - 1; i++) rows *= x->shape[i];
+  return rows;
+}
+
+#define REALS_FILE "ops/linear.c"
+#include "../reals.h"
+
+static int linear_shape(pg_call *c) {
+  const pg_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
+  if (!x->ndim || w->ndim != 2 || x->shape[x->ndim - 1] != w->shape[1])
+    return pg_op_fail(c, "x's last size must be weight's second");
+  if (b && (b->ndim != 1 || b->shape[0] != w->shape[0])) return pg_op_fail(c, "bias must have weight's first size");
+  int64_t shape[PG_MAX_DIMS];
+  memcpy(shape, x->shape, sizeof shape);
+  shape[x->ndim - 1] = w->shape[0];
+  return pg_out(c, 0, x->dtype, x->ndim, shape);
+}
+
+const pg_op pg_op_linear = {
+    .info = {.name = "linear", .doc = "x W^T + b over the last dimension",
+             .inputs = PG_ARGS({"x", 0, "(..., in) float"}, {"weight", 0, "(out, in)"}, {"bias", PG_OPTIONAL, "(out)"}),
+             .outputs = PG_ARGS({"y", 0, "(..., out)"}),
+             .samples = PG_SAMPLES("{x = randn(3, 4), weight = randn(5, 4), bias = randn(5)}",
+                                   "{x = randn(2, 3, 4), weight = randn(2, 4)}"), .method = 1},
+    .shape = linear_shape, .needs = PG_NEED_IN(0) | PG_NEED_IN(1), .forward = PG_REALS(linear_forward),
+    .backward = PG_REALS(linear_backward)};
+#endif

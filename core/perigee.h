@@ -1,0 +1,167 @@
+/* perigee.h - the one public header of the Perigee core.
+ *
+ * Everything a caller (the Lua package, a C program) may touch is here. The slice between the two cdef marks is
+ * embedded verbatim in the Lua package at build time, so there is no second copy of any declaration.
+ *
+ * Conventions
+ *   - Functions return PG_OK (0) or an error code; the message is in pg_last_error(). The core never aborts, exits,
+ *     prints or calls back.
+ *   - Tensors are reference-counted handles. A function that gives one out gives a reference that the caller owns and
+ *     returns with pg_release().
+ *   - Dimensions, positions and labels are 0-based here. The Lua package is 1-based and shifts in one place.
+ *   - Sizes are in elements unless a name says bytes. Shapes are row-major.
+ */
+#ifndef PERIGEE_H
+#define PERIGEE_H
+#include <stdint.h>
+
+/* cdef-begin */
+enum {
+  PG_ABI = 1,      /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_MAX_DIMS = 8, /* most dimensions that a tensor has */
+  PG_MAX_PARAMS = 12
+};
+
+/* Error codes. The text says what happened; the code says of what kind it was. */
+enum { PG_OK, PG_ERR_ARGUMENT, PG_ERR_SHAPE, PG_ERR_DTYPE, PG_ERR_DEVICE, PG_ERR_MEMORY, PG_ERR_FILE, PG_ERR_STATE };
+
+enum { PG_FLOAT32, PG_FLOAT64, PG_INT32, PG_UINT8, PG_DTYPES };
+enum { PG_CPU, PG_CUDA, PG_DEVICES };
+
+typedef struct pg_tensor pg_tensor;
+
+const char *pg_last_error(void);
+int32_t pg_abi(void);
+const char *pg_version(void);
+void pg_message_base(int32_t base); /* what messages add to a 0-based position or label: 1 for a 1-based caller */
+
+/* ---- tensors ------------------------------------------------------------------------------------------------- */
+
+int pg_new(int32_t dtype, int32_t device, int32_t ndim, const int64_t *shape, pg_tensor **out); /* not initialised */
+pg_tensor *pg_retain(pg_tensor *t);
+void pg_release(pg_tensor *t);
+void pg_free(pg_tensor *t); /* lets go of memory and history at once; the handle stays, and reading it is an error */
+
+int32_t pg_ndim(const pg_tensor *t);
+int64_t pg_size(const pg_tensor *t, int32_t dim);
+int64_t pg_stride(const pg_tensor *t, int32_t dim);
+int64_t pg_numel(const pg_tensor *t);
+int32_t pg_dtype(const pg_tensor *t);
+int32_t pg_device(const pg_tensor *t);
+int32_t pg_is_contiguous(const pg_tensor *t);
+int64_t pg_version_of(const pg_tensor *t); /* counts in-place writes to the storage */
+void *pg_data(pg_tensor *t);               /* first element, in the memory of the tensor's device; NULL when freed */
+const char *pg_dtype_name(int32_t dtype);
+const char *pg_device_name(int32_t device);
+
+int pg_upload(pg_tensor *t, const void *host, int64_t bytes);   /* t must be contiguous; counts as an in-place write */
+int pg_download(const pg_tensor *t, void *host, int64_t bytes); /* any layout, row-major result */
+int pg_copy(pg_tensor *dst, const pg_tensor *src);              /* same shape; converts dtype and device */
+int pg_fill(pg_tensor *t, double value);
+int pg_convert(pg_tensor *t, int32_t dtype, int32_t device, pg_tensor **out); /* not recorded; see op `to` */
+int pg_contiguous(pg_tensor *t, pg_tensor **out);                             /* not recorded */
+int pg_randn(pg_tensor *t);                           /* in place, normal(0, 1) from the global generator */
+int pg_rand(pg_tensor *t);                            /* in place, uniform [0, 1) */
+int pg_randperm(int32_t *out, int64_t n);             /* a uniformly random order of 0..n-1 */
+int pg_count_nonfinite(const pg_tensor *t, int64_t *out); /* NaN and infinity */
+
+/* ---- autograd -------------------------------------------------------------------------------------------------- */
+
+int pg_set_requires_grad(pg_tensor *t, int32_t on);
+int32_t pg_requires_grad(const pg_tensor *t);
+int32_t pg_is_leaf(const pg_tensor *t);
+int pg_detach(pg_tensor *t, pg_tensor **out);      /* same storage, no history */
+pg_tensor *pg_grad(pg_tensor *t);                  /* borrowed; NULL when there is none */
+int pg_set_grad(pg_tensor *t, pg_tensor *grad);    /* NULL clears */
+int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain); /* grad NULL: t is a scalar, starts from 1 */
+int32_t pg_grad_enabled(int32_t on);               /* -1 asks; returns the previous state */
+
+/* ---- memory, generator, threads ----------------------------------------------------------------------------------- */
+
+typedef struct pg_memory {
+  int64_t live;    /* bytes that tensors hold */
+  int64_t peak;    /* most bytes ever live since the last reset */
+  int64_t cached;  /* bytes kept for reuse */
+  int64_t tensors; /* storages alive */
+} pg_memory;
+
+void pg_memory_stats(int32_t device, pg_memory *out);
+void pg_memory_reset_peak(int32_t device);
+void pg_memory_trim(int32_t device); /* gives cached blocks back to the system */
+
+void pg_seed(uint64_t seed);
+void pg_rng_state(uint64_t state[2]); /* {seed, offset}: what a checkpoint stores */
+void pg_rng_restore(const uint64_t state[2]);
+void pg_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]); /* one Philox 4x32-10 block */
+
+int pg_set_threads(int32_t n); /* OpenMP and OpenBLAS together */
+int32_t pg_threads(void);
+const char *pg_cpu_name(void);
+const char *pg_simd_name(void);
+const char *pg_blas_name(void);
+double pg_now(void); /* seconds of a monotonic clock */
+
+/* ---- the op table --------------------------------------------------------------------------------------------------- */
+
+enum { /* kinds of parameter: how a caller passes it, and how Lua shifts it */
+  PG_P_NUMBER, /* pg_value.num */
+  PG_P_INTEGER, PG_P_BOOLEAN, /* pg_value.ints[0] */
+  PG_P_DIM,    /* a dimension: negative counts from the end */
+  PG_P_DIMS,   /* a list of dimensions; an empty list is the op's default, mostly "all" */
+  PG_P_INTS,   /* a list of integers, such as a shape or a stride */
+  PG_P_INDEX,  /* a position along a dimension */
+  PG_P_CHOICE  /* one of the words in `choices`; ints[0] is its number, from 0 */
+};
+
+enum { /* flags of an op's input or output */
+  PG_OPTIONAL = 1, /* may be absent (NULL) */
+  PG_INDEX = 2,    /* int32 positions or labels: 0-based here, 1-based in Lua */
+  PG_LIST = 4,     /* last input only: any number of tensors */
+  PG_WRITTEN = 8,  /* the op changes it in place */
+  PG_HIDDEN = 16,  /* an output that only backward reads; not returned */
+  PG_STRIDED = 32, /* the kernel takes any strides; other inputs reach it contiguous */
+  PG_NO_GRAD = 64  /* a floating input through which no gradient flows, by definition of the op */
+};
+
+typedef struct pg_arg_info {
+  const char *name; /* NULL ends the list */
+  int32_t flags;
+  const char *help; /* shape and dtype, one line */
+} pg_arg_info;
+
+typedef struct pg_param_info {
+  const char *name; /* NULL ends the list */
+  int32_t kind;
+  double def;          /* default of a number, integer, boolean, dim, index or choice; NAN: must be given */
+  double lo, hi;       /* range of a number or integer, both ends allowed; lo == hi: any */
+  const char *choices; /* words separated by spaces */
+  const char *help;
+} pg_param_info;
+
+typedef struct pg_op_info {
+  const char *name;         /* also the Lua name; a trailing underscore marks an in-place op */
+  const char *doc;          /* what it computes, with its formula */
+  const char *source;       /* where the formula comes from; NULL: elementary */
+  const pg_arg_info *inputs, *outputs;
+  const pg_param_info *params; /* NULL: none */
+  const char *no_backward;  /* why there is no gradient; NULL: there is one */
+  const char *const *samples; /* NULL-ended; each the Lua text of a call's named arguments, as tests make them */
+  int32_t method;           /* also a tensor method */
+} pg_op_info;
+
+typedef struct pg_value {
+  double num;                  /* NUMBER */
+  int64_t ints[PG_MAX_DIMS];   /* everything else */
+  int32_t len;                 /* how many values are set; 0: not given, the default holds */
+} pg_value;
+
+int32_t pg_op_count(void);
+const pg_op_info *pg_op_get(int32_t op);
+int32_t pg_op_has_kernel(int32_t op, int32_t device, int32_t dtype, int32_t backward);
+
+/* Validate, infer shapes, dispatch, record. in: n_in handles, NULL where an optional one is absent, a list flattened at
+ * the end. params: one a declared parameter, in order. out: receives the op's visible outputs. */
+int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *params, pg_tensor **out);
+/* cdef-end */
+
+#endif

@@ -1,0 +1,111 @@
+-- util.lua - what every module needs: errors at the user's line, options tables, whole-file writes.
+
+local util = {}
+
+local here = debug.getinfo(1, "S").source:match("^@(.*)util%.lua$")
+
+--- The folder that holds the package's own files, with a trailing slash.
+util.folder = here
+
+-- The level of the first caller outside the package: an error shows the line that the user wrote.
+local function user_level()
+  for level = 3, 60 do
+    local info = debug.getinfo(level, "S")
+    if not info then return 2 end
+    local source = info.source
+    if source:sub(1, 1) == "@" and source:sub(2, #here + 1) ~= here then return level - 1 end
+    if info.what == "main" and source:sub(1, 1) ~= "@" then return level - 1 end
+  end
+  return 2
+end
+
+--- Raises an error at the user's line.
+-- @param message  one line: what is wrong, and what would be right
+function util.raise(message) error(message, user_level()) end
+
+--- Raises a formatted error at the user's line.
+-- @param _ kept for symmetry with error(): the level is found, not counted
+function util.fail(_, format, ...) error(format:format(...), user_level()) end
+
+--- Raises unless `condition` holds; returns it otherwise.
+function util.check(condition, format, ...)
+  if not condition then error(format:format(...), user_level()) end
+  return condition
+end
+
+-- Edit distance, for "did you mean".
+local function distance(a, b)
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local diagonal = row[0]
+    row[0] = i
+    for j = 1, #b do
+      local cost = a:byte(i) == b:byte(j) and 0 or 1
+      diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+    end
+  end
+  return row[#b]
+end
+
+--- The word of `list` nearest to `word`, or nil when the list is empty.
+function util.nearest(word, list)
+  local best, least
+  for _, candidate in ipairs(list) do
+    local d = distance(word:lower(), candidate:lower())
+    if not least or d < least then best, least = candidate, d end
+  end
+  return best
+end
+
+--- Lays `given` over `defaults`.
+-- @param where     the function's name, for the message
+-- @param given     table or nil
+-- @param defaults  table of every allowed key; util.none marks one without a default
+-- @return a new table; raises on an unknown key, naming the nearest
+util.none = setmetatable({}, { __tostring = function() return "none" end })
+function util.options(where, given, defaults)
+  local result = {}
+  for key, value in pairs(defaults) do
+    if value ~= util.none then result[key] = value end
+  end
+  if given ~= nil and type(given) ~= "table" then
+    util.fail(0, "%s: options must be a table, got %s", where, type(given))
+  end
+  for key, value in pairs(given or {}) do
+    if defaults[key] == nil then
+      local known = {}
+      for name in pairs(defaults) do known[#known + 1] = tostring(name) end
+      table.sort(known)
+      local nearest = util.nearest(tostring(key), known)
+      util.fail(0, "%s: unknown option '%s'%s", where, tostring(key),
+        nearest and (" (did you mean '" .. nearest .. "'?)") or ": it takes none")
+    end
+    result[key] = value
+  end
+  return result
+end
+
+local ffi = require "ffi"
+ffi.cdef [[
+int fsync(int fd); int fileno(void *stream); int rename(const char *from, const char *to); int unlink(const char *path);
+]]
+
+--- Writes a whole file: to a temporary name, flushed to the disk, renamed. A kill at any instant leaves the old file.
+-- @raises one line with the path and the system's reason; the old file is then untouched
+function util.write_file(path, text)
+  local temporary = path .. ".tmp"
+  local file, why = io.open(temporary, "wb")
+  if not file then util.fail(0, "cannot write %s", why) end
+  local ok, reason = file:write(text)
+  if ok then ok, reason = file:flush() end
+  if ok and ffi.C.fsync(ffi.C.fileno(file)) ~= 0 then ok, reason = nil, "cannot flush to the disk" end
+  local closed, close_reason = file:close()
+  if not ok or not closed then
+    ffi.C.unlink(temporary)
+    util.fail(0, "cannot write %s: %s", path, reason or close_reason)
+  end
+  if ffi.C.rename(temporary, path) ~= 0 then util.fail(0, "cannot rename %s to %s", temporary, path) end
+end
+
+return util

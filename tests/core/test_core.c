@@ -1,0 +1,143 @@
+/* test_core.c - the core's own parts that Lua does not reach, built with AddressSanitizer and UndefinedBehaviorSanitizer.
+ * Prints each failure and ends with "N passed, N failed". */
+#include "core.h"
+
+static int passed, failed;
+
+static void check(bool ok, const char *what) {
+  if (ok) passed++;
+  else failed++, printf("FAILED: %s\n", what);
+}
+
+/* ---- generator: the Random123 distribution's known answers for philox4x32-10 ---- */
+
+static void test_philox(void) {
+  static const uint32_t vectors[3][10] = {
+      {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
+      {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+      {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}};
+  for (int i = 0; i < 3; i++) {
+    uint32_t out[4];
+    pg_philox(vectors[i], vectors[i] + 4, out);
+    check(!memcmp(out, vectors[i] + 6, sizeof out), "philox known answers");
+  }
+}
+
+static pg_tensor *make(int32_t dtype, int64_t rows, int64_t cols) {
+  pg_tensor *t = NULL;
+  int64_t shape[2] = {rows, cols};
+  check(pg_new(dtype, PG_CPU, 2, shape, &t) == PG_OK, "new tensor");
+  return t;
+}
+
+/* ---- memory: alignment, reuse, counts ---- */
+
+static void test_memory(void) {
+  pg_memory before, after;
+  pg_memory_stats(PG_CPU, &before);
+  for (int64_t n = 1; n < 5000; n = n * 3 / 2 + 1) {
+    pg_tensor *t = make(PG_UINT8, n, 1);
+    check((uintptr_t)pg_data(t) % 64 == 0, "64-byte alignment");
+    memset(pg_data(t), 1, (size_t)n);
+    void *first = pg_data(t);
+    pg_release(t);
+    t = make(PG_UINT8, n, 1);
+    check(pg_data(t) == first, "a freed block is used again");
+    pg_release(t);
+  }
+  pg_memory_stats(PG_CPU, &after);
+  check(after.live == before.live && after.tensors == before.tensors, "live bytes return to where they were");
+  pg_memory_trim(PG_CPU);
+  pg_memory_stats(PG_CPU, &after);
+  check(after.cached == 0, "trim empties the cache");
+  int64_t huge[2] = {(int64_t)1 << 40, (int64_t)1 << 20};
+  pg_tensor *t = NULL;
+  check(pg_new(PG_FLOAT32, PG_CPU, 2, huge, &t) == PG_ERR_MEMORY, "an absurd size is an error");
+}
+
+/* ---- layouts: copies through every pair of dtypes and through transposed views ---- */
+
+static void test_copy(void) {
+  for (int32_t from = 0; from < PG_DTYPES; from++)
+    for (int32_t to = 0; to < PG_DTYPES; to++) {
+      pg_tensor *a = make(from, 3, 5), *view = NULL, *b = NULL, *wide = NULL;
+      int64_t shape[2] = {5, 3}, stride[2] = {1, 5};
+      check(pg_fill(a, 7) == PG_OK, "fill");
+      check(pg_view(a, 2, shape, stride, 0, &view) == PG_OK, "view");
+      check(pg_convert(view, to, PG_CPU, &b) == PG_OK && pg_size(b, 0) == 5, "convert");
+      check(pg_convert(b, PG_FLOAT64, PG_CPU, &wide) == PG_OK, "to float64");
+      for (int i = 0; i < 15; i++) check(PG_AT(double, wide)[i] == 7, "value survives");
+      pg_release(a), pg_release(view), pg_release(b), pg_release(wide);
+    }
+}
+
+/* ---- tape: a chain far deeper than the C stack would allow for recursion ---- */
+
+static int op_named(const char *name) {
+  for (int32_t i = 0; i < pg_op_count(); i++)
+    if (!strcmp(pg_op_get(i)->name, name)) return i;
+  return -1;
+}
+
+static void test_deep_chain(void) {
+  enum { DEPTH = 200000 };
+  int add = op_named("add_scalar");
+  pg_value one = {.num = 1, .len = 1};
+  pg_tensor *x = make(PG_FLOAT32, 1, 1), *y = pg_retain(x);
+  pg_fill(x, 0);
+  pg_set_requires_grad(x, 1);
+  for (int i = 0; i < DEPTH; i++) {
+    pg_tensor *next = NULL;
+    if (pg_apply(add, &y, 1, &one, &next)) break;
+    pg_release(y), y = next;
+  }
+  check(PG_AT(float, y)[0] == DEPTH, "deep chain, forward");
+  check(pg_backward(y, NULL, 0) == PG_OK && PG_AT(float, pg_grad(x))[0] == 1, "deep chain, backward");
+  check(pg_backward(y, NULL, 0) == PG_ERR_STATE, "a second backward pass is refused");
+  pg_release(y);
+  y = pg_retain(x);
+  for (int i = 0; i < DEPTH; i++) {
+    pg_tensor *next = NULL;
+    if (pg_apply(add, &y, 1, &one, &next)) break;
+    pg_release(y), y = next;
+  }
+  pg_release(y), pg_release(x); /* never differentiated: dropping it must not recurse either */
+}
+
+/* ---- versions: an overwritten saved tensor is an error, and nothing was accumulated before it was found ---- */
+
+static void test_versions(void) {
+  pg_tensor *x = make(PG_FLOAT32, 2, 2), *y = NULL, *sum = NULL;
+  pg_fill(x, 1);
+  pg_set_requires_grad(x, 1);
+  check(pg_apply(op_named("exp"), &x, 1, NULL, &y) == PG_OK, "exp");
+  check(pg_apply(op_named("sum"), &y, 1, NULL, &sum) == PG_OK, "sum");
+  pg_fill(y, 3);
+  check(pg_backward(sum, NULL, 0) == PG_ERR_STATE, "in-place write is found");
+  check(strstr(pg_last_error(), "changed in place") != NULL, "and named");
+  check(pg_grad(x) == NULL, "no gradient was written");
+  pg_release(x), pg_release(y), pg_release(sum);
+}
+
+static void test_errors(void) {
+  pg_tensor *a = make(PG_FLOAT32, 2, 3), *b = make(PG_FLOAT32, 4, 5), *out = NULL, *two[2] = {a, b};
+  check(pg_apply(op_named("matmul"), two, 2, NULL, &out) == PG_ERR_SHAPE, "shape error");
+  check(strstr(pg_last_error(), "matmul") && strstr(pg_last_error(), "a (2, 3)") && strstr(pg_last_error(), "b (4, 5)"),
+        "names the op, the arguments and both shapes");
+  check(pg_apply(-1, two, 2, NULL, &out) == PG_ERR_ARGUMENT, "unknown op");
+  pg_free(a);
+  check(pg_apply(op_named("exp"), &a, 1, NULL, &out) == PG_ERR_STATE, "a freed tensor is an error");
+  pg_release(a), pg_release(b);
+}
+
+int main(void) {
+  test_philox();
+  test_memory();
+  test_copy();
+  test_deep_chain();
+  test_versions();
+  test_errors();
+  pg_memory_trim(PG_CPU);
+  printf("%d passed, %d failed\n", passed, failed);
+  return failed != 0;
+}

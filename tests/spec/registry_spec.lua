@@ -1,0 +1,206 @@
+-- registry_spec.lua - walks the op table and puts every op's samples through the same checks: views, gradients,
+-- determinism, float32 against float64, and the text of errors. An op that is added is tested by being added.
+
+local pg = require "perigee"
+local call = require "perigee.call"
+
+-- ---- sample inputs ---------------------------------------------------------------------------------------------------
+-- A sample is Lua text; these are the words that it may use. Values come from one seed, so a sample is always the same.
+
+local function environment(dtype)
+  local env = { math = math, inf = math.huge }
+  function env.randn(...) return pg.randn(...):to(dtype) end
+  function env.uniform(lo, hi, ...) return (pg.rand(...) * (hi - lo) + lo):to(dtype) end
+  function env.ints(n, ...) return (pg.rand(...) * n):to("int32") + 1 end
+  function env.bytes(n, ...) return (pg.rand(...) * n):to("uint8") end
+  function env.zeros(...) return pg.zeros(...):to(dtype) end
+  function env.ones(...) return pg.ones(...):to(dtype) end
+  return env
+end
+
+local function sample(op, text, dtype)
+  pg.seed(7)
+  local chunk = assert(loadstring("return " .. text, op.name .. " sample"))
+  return setfenv(chunk, environment(dtype))()
+end
+
+local function supports(op, dtype, args)
+  local ok, result = pcall(call.named, op.name, args)
+  if not ok then return false, result end
+  return true
+end
+
+-- ---- comparing ----------------------------------------------------------------------------------------------------------
+
+local function flat(t) return t:numel() == 0 and {} or t:detach():contiguous():reshape(t:numel()):totable() end
+
+local function largest_difference(a, b)
+  assert.are.same(a:shape(), b:shape())
+  local x, y, worst = flat(a), flat(b), 0
+  for i = 1, #x do
+    if x[i] ~= y[i] and not (x[i] ~= x[i] and y[i] ~= y[i]) then
+      worst = math.max(worst, math.abs(x[i] - y[i]) / math.max(1, math.abs(x[i])))
+    end
+  end
+  return worst
+end
+
+local function results(op, args) return { call.named(op.name, args) } end
+
+-- The same values in another layout: transposed storage, and an offset into a larger tensor.
+local layouts = {
+  transposed = function(t)
+    if t:dim() < 2 then return t end
+    return t:transpose(1, t:dim()):contiguous():transpose(1, t:dim())
+  end,
+  offset = function(t)
+    if t:dim() < 1 or t:size(1) == 0 then return t end
+    return pg.cat({ t, t }, 1):narrow(1, t:size(1) + 1, t:size(1))
+  end,
+}
+
+local function each_tensor(args, fn)
+  local changed = {}
+  for key, value in pairs(args) do
+    if pg.is_tensor(value) then changed[key] = fn(value)
+    elseif type(value) == "table" and pg.is_tensor(value[1]) then
+      changed[key] = {}
+      for i, t in ipairs(value) do changed[key][i] = fn(t) end
+    else changed[key] = value end
+  end
+  return changed
+end
+
+-- A fresh copy of the arguments, for ops that write to them.
+local function fresh(args) return each_tensor(args, function(t) return pg.is_tensor(t) and t:clone() or t end) end
+
+local function writes(op)
+  for _, input in ipairs(op.inputs) do
+    if input.written then return true end
+  end
+end
+
+-- The floating inputs that gradients flow to, as a list, and a function of such a list.
+local function differentiable(op, args)
+  local inputs, places = {}, {}
+  for _, input in ipairs(op.inputs) do
+    local value = args[input.name]
+    if value ~= nil and not input.index and not input.no_grad then
+      for i, t in ipairs(input.list and value or { value }) do
+        if t:dtype() == "float64" then
+          inputs[#inputs + 1] = t
+          places[#places + 1] = { input.name, input.list and i }
+        end
+      end
+    end
+  end
+  return inputs, function(...)
+    local again = each_tensor(args, function(t) return t end)
+    for k, place in ipairs(places) do
+      if place[2] then again[place[1]][place[2]] = select(k, ...) else again[place[1]] = select(k, ...) end
+    end
+    pg.seed(11) -- an op that draws random numbers draws the same ones each time
+    return call.named(op.name, again)
+  end
+end
+
+-- ---- the walk ---------------------------------------------------------------------------------------------------------------
+
+describe("every registered op", function()
+  for _, name in ipairs(call.names) do
+    local op = call.ops[name]
+
+    it(name .. " has a doc line, samples, and a gradient or the reason why not", function()
+      assert.is_true(#op.doc > 0)
+      assert.is_true(#op.samples > 0)
+      for _, p in ipairs(op.params) do assert.is_true(#p.help > 0, p.name .. " has no help") end
+    end)
+
+    for number, text in ipairs(op.samples) do
+      local label = name .. " sample " .. number
+
+      it(label .. ": views, runs and dtypes agree", function()
+        local args = sample(op, text, "float32")
+        local first = results(op, fresh(args))
+        pg.seed(7) sample(op, text, "float32")
+        for layout, change in pairs(layouts) do
+          if not writes(op) then
+            local random = op.name == "dropout"
+            if not random then
+              local again = results(op, each_tensor(args, change))
+              for i = 1, #first do
+                assert.is_true(largest_difference(first[i], again[i]) < 2e-6, layout .. " input, output " .. i)
+              end
+            end
+          end
+        end
+        local same = sample(op, text, "float32")
+        local repeated = results(op, fresh(same))
+        for i = 1, #first do assert.are.equal(0, largest_difference(first[i], repeated[i])) end
+        local double = sample(op, text, "float64")
+        if supports(op, "float64", fresh(double)) then
+          pg.seed(7)
+          local wide = results(op, fresh(sample(op, text, "float64")))
+          for i = 1, #first do
+            if wide[i]:dtype() == "float64" then
+              assert.is_true(largest_difference(wide[i], first[i]) < 1e-4, "float32 against float64, output " .. i)
+            end
+          end
+        end
+      end)
+
+      if not op.no_backward then
+        it(label .. ": gradient against central differences", function()
+          local inputs, fn = differentiable(op, sample(op, text, "float64"))
+          assert.is_true(#inputs > 0, "the sample has nothing to differentiate")
+          pg.gradcheck(fn, inputs, { tolerance = 1e-6 })
+        end)
+
+        it(label .. ": float32 gradients are the same bits twice", function()
+          local function gradients()
+            local args = sample(op, text, "float32")
+            local leaves = {}
+            for _, input in ipairs(op.inputs) do
+              local value = args[input.name]
+              for _, t in ipairs(value == nil and {} or input.list and value or { value }) do
+                if t:dtype() == "float32" then leaves[#leaves + 1] = t:requires_grad_(true) end
+              end
+            end
+            pg.seed(11)
+            local y, total = { call.named(op.name, args) }, nil
+            for _, out in ipairs(y) do
+              if out:requires_grad() then total = total and total + out:sum() or out:sum() end
+            end
+            total:backward()
+            return leaves
+          end
+          local first, second = gradients(), gradients()
+          local any = false
+          for i, leaf in ipairs(first) do
+            if leaf.grad then
+              any = true
+              assert.are.equal(0, largest_difference(leaf.grad, second[i].grad))
+            end
+          end
+          assert.is_true(any)
+        end)
+      end
+    end
+
+    it(name .. " names itself and its argument when a tensor is missing", function()
+      if op.inputs[1].optional then return end
+      local ok, message = pcall(op.call)
+      assert.is_false(ok)
+      assert.is_truthy(message:find(name, 1, true))
+      assert.is_truthy(message:find(op.inputs[1].name, 1, true))
+    end)
+
+    it(name .. " refuses an unknown parameter and names the nearest", function()
+      local args = sample(op, op.samples[1], "float32")
+      args.no_such_parameter = 1
+      local ok, message = pcall(call.named, name, args)
+      assert.is_false(ok)
+      assert.is_truthy(message:find("no_such_parameter", 1, true))
+    end)
+  end
+end)
