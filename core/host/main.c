@@ -1,7 +1,15 @@
-/* main.c - the `perigee` executable: embeds LuaJIT, finds its Lua package from where it stands, hands the command line over.
+/* main.c - the `perigee` executable: embeds LuaJIT, finds its Lua package, turns Ctrl-C into a flag or a Lua error, and
+ * edits lines. Everything a person sees otherwise is in lua/perigee/cli.
  *
- * It does not link the core: `perigee --version` must not pay for loading a BLAS. */
+ * Lua reaches this file as the module perigee.host:
+ *   interrupted() -> whether Ctrl-C was pressed       resume_signals() forgets it
+ *   graceful(on)  -> with on, the first Ctrl-C only raises the flag, which the caller promises to poll
+ *   readline(prompt) -> line | nil, "interrupted" | nil      add_history(line)  load_history(path)  save_history(path)
+ *   completer(fn)    fn(line, column) -> list of completions, length of the word they replace
+ *   isatty(fd)  columns()  version  executable
+ */
 #include <errno.h>
+#include <histedit.h>
 #include <lauxlib.h>
 #include <limits.h>
 #include <lua.h>
@@ -10,87 +18,307 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-/* ---- where the package is: build/perigee -> ../lua, PREFIX/bin/perigee -> PREFIX/share/perigee/lua ---- */
+/* ---- Ctrl-C ------------------------------------------------------------------------------------------------------ */
 
-static int find_package(char out[PATH_MAX]) {
+static lua_State *main_state;
+static volatile sig_atomic_t pressed; /* times Ctrl-C was pressed since the last reset */
+static volatile sig_atomic_t polite;  /* 1: a training loop polls the flag and stops by itself */
+static volatile sig_atomic_t editing; /* 1: a line is being typed; el_gets returns by itself */
+
+static void raise_interrupted(lua_State *L, lua_Debug *ar) {
+  (void)ar;
+  lua_sethook(L, NULL, 0, 0);
+  lua_pushliteral(L, "interrupted"); /* no position: where it happened is chance */
+  lua_error(L);
+}
+
+/* Once asks, twice insists, a third time leaves: compiled traces never call hooks, so insisting may not be heard. */
+static void on_interrupt(int signal_number) {
+  (void)signal_number;
+  pressed++;
+  if (editing) return;
+  if (pressed > polite + 1) _exit(130);
+  if (pressed > polite)
+    lua_sethook(main_state, raise_interrupted, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
+static int host_interrupted(lua_State *L) {
+  lua_pushboolean(L, pressed > 0);
+  return 1;
+}
+
+static int host_resume_signals(lua_State *L) {
+  pressed = 0;
+  lua_sethook(L, NULL, 0, 0);
+  return 0;
+}
+
+static int host_graceful(lua_State *L) {
+  polite = lua_toboolean(L, 1);
+  return 0;
+}
+
+/* ---- line editing --------------------------------------------------------------------------------------------------- */
+
+static EditLine *editor;
+static History *history_list;
+static char prompt_text[64];
+static int completer_ref = LUA_NOREF;
+
+static char *prompt(EditLine *e) {
+  (void)e;
+  return prompt_text;
+}
+
+/* How many first bytes the strings of the list on top of the stack share; the first one's is left in *first. */
+static size_t common_prefix(lua_State *L, int count, const char **first) {
+  lua_rawgeti(L, -1, 1);
+  size_t length;
+  *first = lua_tolstring(L, -1, &length);
+  lua_pop(L, 1); /* the list keeps it alive */
+  for (int i = 2; i <= count; i++) {
+    lua_rawgeti(L, -1, i);
+    const char *other = lua_tostring(L, -1);
+    size_t same = 0;
+    while (other && same < length && other[same] == (*first)[same]) same++;
+    length = same;
+    lua_pop(L, 1);
+  }
+  return length;
+}
+
+/* Lists the candidates under the line being typed, in columns. */
+static void list_candidates(lua_State *L, int count) {
+  int widest = 1, column = 0, columns = 80;
+  struct winsize size;
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col) columns = size.ws_col;
+  for (int i = 1; i <= count; i++, lua_pop(L, 1)) {
+    lua_rawgeti(L, -1, i);
+    int length = (int)lua_objlen(L, -1);
+    if (length > widest) widest = length;
+  }
+  putchar('\n');
+  for (int i = 1; i <= count; i++, lua_pop(L, 1)) {
+    lua_rawgeti(L, -1, i);
+    if (column && column + widest + 2 > columns) column = (putchar('\n'), 0);
+    printf("%-*s", widest + 2, lua_tostring(L, -1));
+    column += widest + 2;
+  }
+  putchar('\n');
+  fflush(stdout);
+}
+
+static unsigned char complete(EditLine *e, int key) {
+  (void)key;
+  lua_State *L = main_state;
+  int top = lua_gettop(L);
+  unsigned char result = CC_ERROR;
+  const LineInfo *line = el_line(e);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, completer_ref);
+  if (!lua_isfunction(L, -1)) goto done;
+  lua_pushlstring(L, line->buffer, (size_t)(line->cursor - line->buffer));
+  if (lua_pcall(L, 1, 2, 0) != 0 || !lua_istable(L, -2)) goto done;
+  size_t typed = (size_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  int count = (int)lua_objlen(L, -1);
+  if (count == 0) goto done;
+  const char *first;
+  size_t common = common_prefix(L, count, &first);
+  if (common > typed) {
+    char insert[256];
+    snprintf(insert, sizeof insert, "%.*s", (int)(common - typed), first + typed);
+    if (el_insertstr(e, insert) == 0) result = CC_REFRESH;
+  } else if (count > 1) {
+    list_candidates(L, count);
+    result = CC_REDISPLAY;
+  }
+done:
+  lua_settop(L, top);
+  return result;
+}
+
+static void start_editor(void) {
+  if (editor) return;
+  editor = el_init("perigee", stdin, stdout, stderr);
+  if (!editor) return;
+  HistEvent event;
+  history_list = history_init();
+  history(history_list, &event, H_SETSIZE, 2000);
+  history(history_list, &event, H_SETUNIQUE, 1);
+  el_set(editor, EL_PROMPT, prompt);
+  el_set(editor, EL_EDITOR, "emacs");
+  el_set(editor, EL_HIST, history, history_list);
+  el_set(editor, EL_ADDFN, "perigee-complete", "complete a name", complete);
+  el_set(editor, EL_BIND, "^I", "perigee-complete", NULL);
+  el_set(editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
+  el_source(editor, NULL);
+}
+
+static int host_readline(lua_State *L) {
+  start_editor();
+  if (!editor) return luaL_error(L, "cannot edit lines on this terminal");
+  snprintf(prompt_text, sizeof prompt_text, "%s", luaL_checkstring(L, 1));
+  pressed = 0;
+  editing = 1;
+  int length = 0;
+  const char *line = el_gets(editor, &length);
+  editing = 0;
+  if (line && length > 0) {
+    if (line[length - 1] == '\n') length--;
+    lua_pushlstring(L, line, (size_t)length);
+    return 1;
+  }
+  lua_pushnil(L);
+  if (!pressed) return 1;
+  pressed = 0;
+  el_reset(editor);
+  lua_pushliteral(L, "interrupted");
+  return 2;
+}
+
+static int host_add_history(lua_State *L) {
+  HistEvent event;
+  start_editor();
+  if (history_list) history(history_list, &event, H_ENTER, luaL_checkstring(L, 1));
+  return 0;
+}
+
+static int history_file(lua_State *L, int operation) {
+  HistEvent event;
+  start_editor();
+  lua_pushboolean(L, history_list && history(history_list, &event, operation, luaL_checkstring(L, 1)) >= 0);
+  return 1;
+}
+
+static int host_load_history(lua_State *L) { return history_file(L, H_LOAD); }
+static int host_save_history(lua_State *L) { return history_file(L, H_SAVE); }
+
+static int host_completer(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  luaL_unref(L, LUA_REGISTRYINDEX, completer_ref);
+  lua_settop(L, 1);
+  completer_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+static int host_isatty(lua_State *L) {
+  lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1)));
+  return 1;
+}
+
+static int host_columns(lua_State *L) {
+  struct winsize size;
+  lua_pushinteger(L, ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col ? size.ws_col : 80);
+  return 1;
+}
+
+static char executable[PATH_MAX];
+
+static int open_host(lua_State *L) {
+  static const luaL_Reg functions[] = {{"interrupted", host_interrupted},
+                                       {"resume_signals", host_resume_signals},
+                                       {"graceful", host_graceful},
+                                       {"readline", host_readline},
+                                       {"add_history", host_add_history},
+                                       {"load_history", host_load_history},
+                                       {"save_history", host_save_history},
+                                       {"completer", host_completer},
+                                       {"isatty", host_isatty},
+                                       {"columns", host_columns},
+                                       {NULL, NULL}};
+  lua_newtable(L);
+  luaL_register(L, NULL, functions);
+  lua_pushliteral(L, PERIGEE_VERSION);
+  lua_setfield(L, -2, "version");
+  lua_pushstring(L, executable);
+  lua_setfield(L, -2, "executable");
+  return 1;
+}
+
+/* ---- where the Lua package is ---------------------------------------------------------------------------------------- */
+
+/* Writes the folder that holds perigee/init.lua: beside build/ in the source tree, share/perigee/lua once installed. */
+static int find_package(char *out, size_t size) {
   static const char *const places[] = {"../lua", "../share/perigee/lua"};
-  char self[PATH_MAX], path[PATH_MAX * 2];
-  ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-  if (n < 0) return 0;
-  self[n] = 0;
-  *strrchr(self, '/') = 0;
+  ssize_t length = readlink("/proc/self/exe", executable, sizeof executable - 1);
+  if (length <= 0) return 0;
+  executable[length] = '\0';
+  char folder[PATH_MAX], probe[PATH_MAX + 64];
+  memcpy(folder, executable, (size_t)length + 1);
+  *strrchr(folder, '/') = '\0';
   for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-    snprintf(path, sizeof path, "%s/%s", self, places[i]);
-    if (realpath(path, out) && !access(out, R_OK)) return 1;
+    snprintf(probe, sizeof probe, "%s/%s", folder, places[i]);
+    char *whole = realpath(probe, NULL);
+    if (!whole) continue;
+    snprintf(probe, sizeof probe, "%s/perigee/init.lua", whole);
+    int found = access(probe, R_OK) == 0;
+    if (found) snprintf(out, size, "%s", whole);
+    free(whole);
+    if (found) return 1;
   }
   return 0;
 }
 
-/* ---- Ctrl-C: the hook turns it into a Lua error at the next line; a second one ends the process ---- */
-
-static lua_State *running;
-static volatile sig_atomic_t interrupted;
-
-static void stop(lua_State *L, lua_Debug *at) {
-  (void)at;
-  lua_sethook(L, NULL, 0, 0);
-  interrupted = 0;
-  luaL_error(L, "interrupted");
-}
-
-static void on_interrupt(int signal_number) {
-  if (interrupted) {
-    signal(signal_number, SIG_DFL);
-    raise(signal_number);
-    return;
-  }
-  interrupted = 1;
-  lua_sethook(running, stop, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
-}
-
-static int with_traceback(lua_State *L) {
-  const char *message = lua_tostring(L, 1);
-  if (message && getenv("PERIGEE_TRACEBACK")) luaL_traceback(L, L, message, 1);
-  return 1;
+/* The package's own folder first; then what LuaJIT knows; then Debian's folders of Lua 5.1 modules. */
+static void set_paths(lua_State *L, const char *package) {
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "path");
+  lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s;/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua", package,
+                  package, lua_tostring(L, -1));
+  lua_setfield(L, -3, "path");
+  lua_pop(L, 1);
+  lua_getfield(L, -1, "cpath");
+  lua_pushfstring(L, "%s;/usr/lib/x86_64-linux-gnu/lua/5.1/?.so;/usr/lib/aarch64-linux-gnu/lua/5.1/?.so",
+                  lua_tostring(L, -1));
+  lua_setfield(L, -3, "cpath");
+  lua_pop(L, 1);
+  lua_getfield(L, -1, "preload");
+  lua_pushcfunction(L, open_host);
+  lua_setfield(L, -2, "perigee.host");
+  lua_pop(L, 2);
 }
 
 int main(int argc, char **argv) {
+  if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+    puts("perigee " PERIGEE_VERSION);
+    return 0;
+  }
   char package[PATH_MAX];
-  if (argc == 2 && !strcmp(argv[1], "--version")) return printf("perigee %s\n", PERIGEE_VERSION) < 0;
-  if (!find_package(package)) {
-    fprintf(stderr, "perigee: its Lua package is neither in ../lua nor in ../share/perigee/lua beside the executable\n");
+  if (!find_package(package, sizeof package)) {
+    fprintf(stderr, "perigee: its Lua package is neither beside %s nor in share/perigee: install it again\n", argv[0]);
     return 1;
   }
-  lua_State *L = running = luaL_newstate();
-  if (!L) return fprintf(stderr, "perigee: out of memory\n"), 1;
+  lua_State *L = luaL_newstate();
+  if (!L) {
+    fprintf(stderr, "perigee: out of memory\n");
+    return 1;
+  }
+  main_state = L;
   luaL_openlibs(L);
-  lua_getglobal(L, "package");
-  lua_getfield(L, -1, "path");
-  lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s", package, package, lua_tostring(L, -1));
-  lua_setfield(L, -3, "path");
-  lua_pop(L, 2);
-  lua_createtable(L, argc, 1);
-  for (int i = 0; i < argc; i++) lua_pushstring(L, argv[i]), lua_rawseti(L, -2, i);
-  lua_setglobal(L, "arg");
-  signal(SIGINT, on_interrupt);
-  signal(SIGPIPE, SIG_IGN);
-  lua_pushcfunction(L, with_traceback);
+  set_paths(L, package);
+
+  struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART: a read at the prompt must return */
+  sigaction(SIGINT, &action, NULL);
+  signal(SIGPIPE, SIG_IGN); /* gnuplot may go first */
+
+  int status = 1;
   lua_getglobal(L, "require");
   lua_pushliteral(L, "perigee.cli.main");
-  int status = lua_pcall(L, 1, 1, 1);
-  if (!status) { /* the module is a function of the arguments that returns the exit status */
-    lua_getglobal(L, "arg");
-    status = lua_pcall(L, 1, 1, 1);
+  if (lua_pcall(L, 1, 1, 0) == 0) {
+    lua_newtable(L);
+    for (int i = 1; i < argc; i++) {
+      lua_pushstring(L, argv[i]);
+      lua_rawseti(L, -2, i);
+    }
+    if (lua_pcall(L, 1, 1, 0) == 0) status = (int)lua_tointeger(L, -1);
+    else fprintf(stderr, "perigee: %s\n", lua_tostring(L, -1));
+  } else {
+    fprintf(stderr, "perigee: %s\n", lua_tostring(L, -1));
   }
-  int code = status ? 1 : (int)lua_tointeger(L, -1);
-  if (status) {
-    const char *message = lua_tostring(L, -1);
-    fprintf(stderr, "perigee: %s\n", message ? message : "unknown error");
-    if (message && strstr(message, "interrupted")) code = 130;
-  }
-  fflush(stdout);
-  lua_close(L);
-  return code;
+  if (editor) el_end(editor); /* gives the terminal back as it was */
+  /* The state is not closed: that would unload the libraries under the feet of their waiting OpenMP threads. */
+  return status;
 }

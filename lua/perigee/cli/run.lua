@@ -1,0 +1,106 @@
+-- run.lua - `perigee run RECIPE.lua [key=value ...]`.
+
+local host = require "perigee.host"
+local args = require "perigee.cli.args"
+local recipe = require "perigee.recipe"
+
+local run = {}
+
+run.command = {
+  usage = "run RECIPE.lua [key=value ...] [options]",
+  about = "Runs a recipe, or any Lua file. `perigee run RECIPE.lua --help` lists the recipe's own key=value options.",
+  options = {
+    { "--device", "cpu|cuda", "where tensors live (cpu)" },
+    { "--threads", "N", "threads of OpenMP and OpenBLAS together", kind = "whole", min = 1 },
+    { "--seed", "N", "seed of the one generator (1)", kind = "whole", min = 0 },
+    { "--out", "DIR", "the run folder (runs/NAME-DATE-TIME)" },
+    { "--resume", "DIR", "continue the run in DIR from its checkpoint" },
+    { "--quiet", nil, "print nothing but errors" },
+  },
+}
+
+local function read_pairs(words)
+  local given = {}
+  for i = 2, #words do
+    local key, value = words[i]:match "^([%w_]+)=(.*)$"
+    if not key then args.usage("'%s' is not key=value", words[i]) end
+    if given[key] then args.usage("%s is given twice", key) end
+    given[key] = value
+  end
+  return given
+end
+
+local function read_source(path)
+  local file = io.open(path, "rb")
+  local source = file and file:read "*a" -- reading a folder gives nil
+  if file then file:close() end
+  if not source then args.usage("cannot read the recipe '%s'", path) end
+  return source
+end
+
+-- A usage error stays a table; anything else gains the traceback, while the stack is still there.
+local function describe(err)
+  if type(err) == "table" then return err end
+  return { message = tostring(err), traceback = debug.traceback(tostring(err), 2) }
+end
+
+local function report(err)
+  if err.help then return 0 end
+  if err.usage then error(err, 0) end
+  local folder = package.loaded["perigee.run"]
+  local current = folder and folder.current
+  if current then current:note(err.traceback or tostring(err)) end
+  if err.message == "interrupted" then
+    io.stderr:write "perigee: interrupted before a checkpoint could be saved\n"
+    return 130
+  end
+  io.stderr:write("perigee: ", (tostring(err.message):match "^[^\n]*"), "\n")
+  if os.getenv "PERIGEE_TRACEBACK" == "1" and err.traceback then io.stderr:write(err.traceback, "\n") end
+  return 1
+end
+
+function run.main(values, words)
+  if not words[1] then args.usage "run: which recipe? (perigee run RECIPE.lua)" end
+  local path = words[1]
+  local device = values.device or "cpu"
+  if device ~= "cpu" and device ~= "cuda" then args.usage("--device: is cpu or cuda, got '%s'", device) end
+  if values.out and values.resume then args.usage "--out and --resume: give one of them, --resume names the folder too" end
+  local source = read_source(path)
+  local chunk, why = loadstring(source:gsub("^#[^\n]*", ""), "@" .. path)
+  if not chunk then error(why, 0) end
+
+  local name = path:match "([^/]+)$":gsub("%.lua$", "")
+  recipe.given = {
+    path = path, name = name, options = read_pairs(words), device = device, threads = values.threads,
+    seed = values.seed, out = values.out, resume = values.resume, quiet = values.quiet, help = values.help,
+  }
+  local declares = source:find("recipe", 1, true) ~= nil
+  if not declares and next(recipe.given.options) then
+    args.usage("%s declares no options, so '%s=' means nothing to it", path, (next(recipe.given.options)))
+  end
+  if values.help and not declares then
+    io.write(path, " declares no options.\n\n", args.help(run.command))
+    return 0
+  end
+  if device == "cuda" then error("--device cuda: this version has no CUDA plug-in; run with --device cpu", 0) end
+
+  if not declares and (values.seed or values.threads) then recipe.apply(recipe.given) end
+  local ok, err = xpcall(chunk, describe)
+  if not ok then return report(err) end
+  if values.help then
+    io.write(path, " declares no options.\n\n", args.help(run.command))
+    return 0
+  end
+  local folder = require "perigee.run"
+  if not folder.current then -- a plain script: its folder says that it ran, and with what
+    local opened, problem = xpcall(function() folder.open(recipe.plain()):finish {} end, describe)
+    if not opened then return report(problem) end
+  end
+  if host.interrupted() then
+    io.stderr:write("perigee: interrupted; continue with: perigee run ", path, " --resume ", folder.current.folder, "\n")
+    return 130
+  end
+  return 0
+end
+
+return run

@@ -1,0 +1,100 @@
+-- models.lua - the vision transformer, its head, and checkpoints of both.
+
+local util = require "perigee.util"
+local nn = require "perigee.nn"
+
+local models = {}
+local function pg() return require "perigee" end
+
+-- ---- vision transformer (Dosovitskiy et al., arXiv 2010.11929; pre-LN) ------------------------------------------------
+
+local Block = nn.class()
+local function block(o)
+  local self = Block.new()
+  self.norm1, self.attention = nn.LayerNorm(o.width, { eps = o.eps }), nn.Attention(o.width, o.heads)
+  self.norm2, self.mlp = nn.LayerNorm(o.width, { eps = o.eps }), nn.MLP(o.width, o.width * o.mlp, { act = o.act })
+  return self
+end
+function Block:forward(x)
+  x = x + self.attention(self.norm1(x))
+  return x + self.mlp(self.norm2(x))
+end
+
+local ViT = nn.class()
+local DEFAULTS = { image = 32, patch = 4, width = 128, depth = 6, heads = 4, mlp = 4, channels = 3, eps = 1e-6, act = "gelu" }
+
+--- A pre-LN vision transformer with a class token and learned positions.
+-- @param options image (side), patch, width, depth, heads, mlp (ratio), channels, eps, act
+-- @return a module: images (B, C, side, side) -> (B, width), the normalised class token
+function models.vit(options)
+  local o = util.options("models.vit", options, DEFAULTS)
+  util.check(o.image % o.patch == 0, "models.vit: patches of %d do not tile images of %d", o.patch, o.image)
+  local self, tokens = ViT.new(), (o.image / o.patch) ^ 2
+  self.config = o
+  self.patch = nn.Linear(o.channels * o.patch ^ 2, o.width, { std = 0.02 })
+  self.class_token = (pg().randn(1, 1, o.width) * 0.02):requires_grad_(true)
+  self.positions = (pg().randn(1, tokens + 1, o.width) * 0.02):requires_grad_(true)
+  self.blocks = nn.Sequential()
+  for i = 1, o.depth do self.blocks[i] = block(o) end
+  self.norm = nn.LayerNorm(o.width, { eps = o.eps })
+  return self
+end
+
+--- (B, C, H, W) -> (B, tokens + 1, width): patches, class token first, positions added.
+function ViT:embed(images)
+  local o, b = self.config, images:size(1)
+  util.check(images:dim() == 4 and images:size(2) == o.channels and images:size(3) == o.image and images:size(4) == o.image,
+    "vit: takes images (B, %d, %d, %d), got (%s)", o.channels, o.image, o.image, table.concat(images:shape(), ", "))
+  local side = o.image / o.patch
+  local patches = images:reshape(b, o.channels, side, o.patch, side, o.patch):permute(1, 3, 5, 2, 4, 6)
+    :reshape(b, side * side, o.channels * o.patch ^ 2)
+  return pg().cat({ self.class_token:expand(b, 1, o.width), self.patch(patches) }, 2) + self.positions
+end
+
+--- @return (B, width) feature, and the token maps (B, T, width) after the depths asked for; depth 0 is the embedding
+function ViT:forward_features(images, depths)
+  local wanted, maps = {}, {}
+  for at, depth in ipairs(depths or {}) do wanted[depth] = at end
+  local x = self:embed(images)
+  if wanted[0] then maps[wanted[0]] = x end
+  for i = 1, self.config.depth do
+    x = self.blocks[i](x)
+    if wanted[i] then maps[wanted[i]] = x end
+  end
+  return self.norm(x:select(2, 1)), maps
+end
+
+function ViT:forward(images) return (self:forward_features(images)) end
+
+-- ---- head ------------------------------------------------------------------------------------------------------------------
+
+local Head = nn.class()
+--- A linear classifier on features brought to length one (method 2.4).
+function models.head(width, classes, options)
+  options = util.options("models.head", options, { normalize = true })
+  local self = Head.new()
+  self.linear, self.normalize = nn.Linear(width, classes), options.normalize
+  return self
+end
+function Head:forward(x) return self.linear(self.normalize and x:normalize() or x) end
+
+-- ---- checkpoints -------------------------------------------------------------------------------------------------------------
+
+--- Writes a model with what is needed to make it again. @param card a table of facts about it, or nil
+function models.save(path, model, card)
+  local json = require "cjson"
+  pg().safetensors.save(path, model:state_dict(),
+    { family = "vit", config = json.encode(model.config), card = card and json.encode(card) or nil })
+end
+
+--- Reads what models.save wrote. @return the model, and its card
+function models.load(path)
+  local json = require "cjson"
+  local tensors, metadata = pg().safetensors.load(path)
+  util.check(metadata and metadata.config and metadata.family == "vit", "%s: not a model that models.save wrote", path)
+  local model = models.vit(json.decode(metadata.config))
+  model:load_state_dict(tensors)
+  return model, metadata.card and json.decode(metadata.card)
+end
+
+return models

@@ -1,0 +1,349 @@
+-- nn.lua - layers. A module is a Lua table with parameters (tensors that require grad), children (other modules) and a
+-- `forward`; calling the module calls it.
+--
+-- A field that is assigned a tensor is a parameter, a field that is assigned a module is a child, in the order of
+-- assignment; nothing else is registered. A layer of one's own:
+--
+--   local Net = nn.class "Net"
+--   function Net:init(width) self.fc = nn.Linear(width, 10) end
+--   function Net:forward(x) return self.fc(x):relu() end
+--   local net = Net(128)
+
+local pg = require "perigee"
+local util = require "perigee.util"
+
+local nn = {}
+
+-- ---- Module -----------------------------------------------------------------------------------------------------------
+
+local Module = {}
+nn.Module = Module
+
+--- True for an instance of any class made by nn.class.
+function nn.is_module(value) return type(value) == "table" and rawget(value, "_order") ~= nil end
+
+local function register(self, name, value)
+  if pg.is_tensor(value) or nn.is_module(value) then
+    util.check(type(name) == "number" or not name:find(".", 1, true), "nn: the name '%s' of a parameter has a dot", name)
+    if pg.is_tensor(value) and value:is_leaf() then value:requires_grad_(true) end
+    self._order[#self._order + 1] = name
+  end
+  rawset(self, name, value)
+end
+
+--- A new class of modules. Give it `init(self, ...)` and `forward(self, ...)`.
+-- @param name  shown by tostring
+-- @return the class; calling it makes an instance
+function nn.class(name)
+  local class = setmetatable({ name = name }, {
+    __index = Module,
+    __call = function(class, ...)
+      local self = setmetatable({ _order = {}, training = true }, class)
+      if class.init then self:init(...) end
+      return self
+    end,
+  })
+  class.__index, class.__newindex = class, register
+  class.__call = function(self, ...) return self:forward(...) end
+  class.__tostring = function(self) return ("%s (%d parameters)"):format(class.name, self:count()) end
+  return class
+end
+
+-- Calls fn(owner, key, full name, tensor) for each parameter below `self`, in order of registration.
+local function walk(self, fn, prefix)
+  for _, key in ipairs(self._order) do
+    local value, name = self[key], prefix .. key
+    if nn.is_module(value) then walk(value, fn, name .. ".")
+    elseif value ~= nil then fn(self, key, name, value) end
+  end
+end
+
+--- The parameters, as a list in order of registration; a tensor shared by two layers stands there once.
+function Module:parameters()
+  local list, seen = {}, {}
+  walk(self, function(_, _, _, p)
+    local address = tostring(p:data())
+    if p:numel() == 0 or not seen[address] then list[#list + 1] = p end
+    seen[address] = true
+  end, "")
+  return list
+end
+
+--- for name, parameter in module:named_parameters() do ... end
+function Module:named_parameters()
+  local names, tensors, at = {}, {}, 0
+  walk(self, function(_, _, name, p) names[#names + 1], tensors[#tensors + 1] = name, p end, "")
+  return function()
+    at = at + 1
+    return names[at], tensors[at]
+  end
+end
+
+--- The child modules, as a list in order of registration.
+function Module:children()
+  local list = {}
+  for _, key in ipairs(self._order) do
+    if nn.is_module(self[key]) then list[#list + 1] = self[key] end
+  end
+  return list
+end
+
+--- How many numbers the parameters hold.
+function Module:count()
+  local total = 0
+  for _, p in ipairs(self:parameters()) do total = total + p:numel() end
+  return total
+end
+
+--- The parameters by name, sharing memory with the module; clone them to keep a moment.
+function Module:state_dict()
+  local dict = {}
+  for name, p in self:named_parameters() do dict[name] = p:detach() end
+  return dict
+end
+
+local function size_text(t) return "(" .. table.concat(t:shape(), ", ") .. ")" end
+
+--- Copies tensors into the parameters of the same names.
+-- @param dict     {name = tensor}, as of state_dict
+-- @param options  {strict = true}; false lets names be missing or extra, but never mis-shaped
+-- @raises one line that lists what is missing, extra and mis-shaped; the module is then unchanged
+function Module:load_state_dict(dict, options)
+  util.check(type(dict) == "table", "load_state_dict: expected a table of tensors by name, got %s", type(dict))
+  options = util.options("load_state_dict", options, { strict = true })
+  local missing, extra, shapes, known = {}, {}, {}, {}
+  for name, p in self:named_parameters() do
+    known[name] = true
+    local source = dict[name]
+    if source == nil then missing[#missing + 1] = name
+    elseif not pg.is_tensor(source) then shapes[#shapes + 1] = name .. " is no tensor"
+    elseif size_text(source) ~= size_text(p) then
+      shapes[#shapes + 1] = ("%s is %s, the module's %s"):format(name, size_text(source), size_text(p))
+    end
+  end
+  for name in pairs(dict) do
+    if not known[name] then extra[#extra + 1] = tostring(name) end
+  end
+  table.sort(extra)
+  local wrong = {}
+  if options.strict and #missing > 0 then wrong[#wrong + 1] = "missing: " .. table.concat(missing, ", ") end
+  if options.strict and #extra > 0 then wrong[#wrong + 1] = "extra: " .. table.concat(extra, ", ") end
+  if #shapes > 0 then wrong[#wrong + 1] = "mis-shaped: " .. table.concat(shapes, ", ") end
+  util.check(#wrong == 0, "load_state_dict: %s", table.concat(wrong, "; "))
+  pg.no_grad(function()
+    for name, p in self:named_parameters() do
+      if dict[name] then p:copy_(dict[name]:to(p:dtype()):to(p:device())) end
+    end
+  end)
+  return self
+end
+
+--- Training mode here and below (dropout acts); eval is train(false).
+function Module:train(on)
+  rawset(self, "training", on ~= false)
+  for _, child in ipairs(self:children()) do child:train(on) end
+  return self
+end
+function Module:eval() return self:train(false) end
+
+--- Freezes (false) or frees (true, the default) every parameter.
+function Module:requires_grad_(on)
+  for _, p in ipairs(self:parameters()) do p:requires_grad_(on) end
+  return self
+end
+
+--- Moves the parameters to a dtype or a device. Make the optimiser afterwards: the parameters are new tensors.
+function Module:to(word)
+  local moved = {} -- one new tensor a parameter, so that sharing survives
+  walk(self, function(owner, key, _, p)
+    local address = tostring(p:data())
+    moved[address] = moved[address] or p:detach():to(word):requires_grad_(p:requires_grad())
+    rawset(owner, key, moved[address])
+  end, "")
+  return self
+end
+
+--- Lets go of every gradient.
+function Module:zero_grad()
+  for _, p in ipairs(self:parameters()) do p.grad = nil end
+end
+
+-- ---- initial values ---------------------------------------------------------------------------------------------------
+
+nn.init = {}
+
+--- Normal(0, std) cut at two standard deviations; the draws beyond stand at the cut. ViT uses std 0.02.
+function nn.init.normal(sizes, std) return pg.randn(sizes):clamp(-2, 2) * (std or 0.02) end
+
+--- Uniform on (-bound, bound).
+function nn.init.uniform(sizes, bound) return (pg.rand(sizes) - 0.5) * (2 * bound) end
+
+local function whole(where, name, value)
+  util.check(type(value) == "number" and value >= 1 and value % 1 == 0, "%s: %s must be a whole number, 1 or more, got %s",
+    where, name, tostring(value))
+  return value
+end
+
+-- The weight and bias of a layer with `fan_in` inputs a unit: "uniform" is U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for both,
+-- "normal" is nn.init.normal with a zero bias, "zero" is zero.
+local function initialise(self, where, sizes, fan_in, options)
+  local bound, kind = 1 / math.sqrt(fan_in), options.init
+  util.check(kind == "uniform" or kind == "normal" or kind == "zero",
+    "%s: init is 'uniform', 'normal' or 'zero', got '%s'", where, tostring(kind))
+  if kind == "uniform" then self.weight = nn.init.uniform(sizes, bound)
+  elseif kind == "normal" then self.weight = nn.init.normal(sizes, options.std)
+  else self.weight = pg.zeros(sizes) end
+  if options.bias then
+    self.bias = kind == "uniform" and nn.init.uniform({ sizes[1] }, bound) or pg.zeros(sizes[1])
+  end
+end
+
+-- ---- layers -----------------------------------------------------------------------------------------------------------
+
+--- nn.Linear(inputs, outputs, {bias = true, init = "uniform"|"normal"|"zero", std = 0.02}): x W^T + b.
+-- @return forward: (..., inputs) -> (..., outputs)
+nn.Linear = nn.class "Linear"
+function nn.Linear:init(inputs, outputs, options)
+  options = util.options("nn.Linear", options, { bias = true, init = "uniform", std = 0.02 })
+  whole("nn.Linear", "inputs", inputs)
+  initialise(self, "nn.Linear", { whole("nn.Linear", "outputs", outputs), inputs }, inputs, options)
+end
+function nn.Linear:forward(x) return pg.linear(x, self.weight, self.bias) end
+
+--- nn.LayerNorm(width, {eps = 1e-5}): over the last dimension, with a scale and a shift.
+nn.LayerNorm = nn.class "LayerNorm"
+function nn.LayerNorm:init(width, options)
+  self.eps = util.options("nn.LayerNorm", options, { eps = 1e-5 }).eps
+  self.weight, self.bias = pg.ones(whole("nn.LayerNorm", "width", width)), pg.zeros(width)
+end
+function nn.LayerNorm:forward(x) return pg.layer_norm(x, self.weight, self.bias, { eps = self.eps }) end
+
+--- nn.Embedding(entries, width, {std = 0.02}): rows of a table by position, counted from 1.
+-- @return forward: int32 of any shape -> the same shape with a last dimension of width
+nn.Embedding = nn.class "Embedding"
+function nn.Embedding:init(entries, width, options)
+  options = util.options("nn.Embedding", options, { std = 0.02 })
+  self.weight = nn.init.normal({ whole("nn.Embedding", "entries", entries), whole("nn.Embedding", "width", width) },
+    options.std)
+end
+function nn.Embedding:forward(positions)
+  local sizes = positions:shape()
+  sizes[#sizes + 1] = self.weight:size(2)
+  return self.weight:index(1, positions:reshape(positions:numel())):reshape(sizes)
+end
+
+--- nn.Conv2d(in_channels, out_channels, kernel, {stride = 1, padding = 0, bias = true, init = "uniform", std = 0.02}).
+-- A square kernel. Every output place gathers its window in one `index`, then it is a linear layer over the windows;
+-- places outside the image read a row of zeros.
+-- @return forward: (B, in, H, W) -> (B, out, H', W') with H' = floor((H + 2 padding - kernel) / stride) + 1
+nn.Conv2d = nn.class "Conv2d"
+function nn.Conv2d:init(in_channels, out_channels, kernel, options)
+  options = util.options("nn.Conv2d", options, { stride = 1, padding = 0, bias = true, init = "uniform", std = 0.02 })
+  whole("nn.Conv2d", "in_channels", in_channels)
+  whole("nn.Conv2d", "out_channels", out_channels)
+  self.kernel, self.stride = whole("nn.Conv2d", "kernel", kernel), whole("nn.Conv2d", "stride", options.stride)
+  self.padding = whole("nn.Conv2d", "padding + 1", options.padding + 1) - 1
+  initialise(self, "nn.Conv2d", { out_channels, in_channels, kernel, kernel }, in_channels * kernel * kernel, options)
+end
+
+-- Where each element of each window stands in the flattened image: row-major windows, then rows, then columns.
+local function windows(self, height, width, rows, columns)
+  local positions, outside = {}, height * width + 1
+  for i = 0, rows * columns - 1 do
+    local top = math.floor(i / columns) * self.stride - self.padding
+    local left = (i % columns) * self.stride - self.padding
+    for y = top, top + self.kernel - 1 do
+      for x = left, left + self.kernel - 1 do
+        local inside = y >= 0 and y < height and x >= 0 and x < width
+        positions[#positions + 1] = inside and y * width + x + 1 or outside
+      end
+    end
+  end
+  return pg.tensor(positions, { dtype = "int32" })
+end
+
+function nn.Conv2d:forward(x)
+  util.check(x:dim() == 4 and x:size(2) == self.weight:size(2), "nn.Conv2d: needs images (B, %d, H, W), got %s",
+    self.weight:size(2), size_text(x))
+  local batch, channels, height, width = unpack(x:shape())
+  local rows = math.floor((height + 2 * self.padding - self.kernel) / self.stride) + 1
+  local columns = math.floor((width + 2 * self.padding - self.kernel) / self.stride) + 1
+  util.check(rows > 0 and columns > 0, "nn.Conv2d: a kernel of %d is larger than the padded image %s", self.kernel,
+    size_text(x))
+  local size = height .. "x" .. width
+  if rawget(self, "_size") ~= size then
+    rawset(self, "_size", size)
+    rawset(self, "_windows", windows(self, height, width, rows, columns))
+  end
+  local flat = x:permute(1, 3, 4, 2):reshape(batch, height * width, channels)
+  if self.padding > 0 then
+    flat = pg.cat({ flat, pg.zeros(batch, 1, channels, { dtype = x:dtype(), device = x:device() }) }, 2)
+  end
+  local window = self.kernel * self.kernel * channels
+  local gathered = flat:index(2, self._windows:to(x:device())):reshape(batch, rows * columns, window)
+  local weight = self.weight:permute(1, 3, 4, 2):reshape(self.weight:size(1), window)
+  return pg.linear(gathered, weight, self.bias):transpose(2, 3):reshape(batch, -1, rows, columns)
+end
+
+--- nn.Dropout(p): zeroes each element with probability p while training, scales the others by 1 / (1 - p).
+nn.Dropout = nn.class "Dropout"
+function nn.Dropout:init(p)
+  util.check(type(p) == "number" and p >= 0 and p <= 1, "nn.Dropout: p must be from 0 to 1, got %s", tostring(p))
+  self.p = p
+end
+function nn.Dropout:forward(x)
+  if not self.training or self.p == 0 then return x end
+  return x:dropout(self.p)
+end
+
+--- nn.Attention(width, heads, {causal = false, bias = true, init = "uniform", std = 0.02}): multi-head self-attention with
+-- one packed projection for queries, keys and values (rows in that order). Vaswani et al., arXiv 1706.03762, section 3.2.
+-- @return forward(x, mask): (B, T, width) -> (B, T, width); mask (T, T), added to the scores
+nn.Attention = nn.class "Attention"
+function nn.Attention:init(width, heads, options)
+  options = util.options("nn.Attention", options, { causal = false, bias = true, init = "uniform", std = 0.02 })
+  whole("nn.Attention", "heads", heads)
+  util.check(whole("nn.Attention", "width", width) % heads == 0, "nn.Attention: width %d does not divide by %d heads",
+    width, heads)
+  self.heads, self.causal = heads, options.causal
+  local layer = { bias = options.bias, init = options.init, std = options.std }
+  self.qkv, self.proj = nn.Linear(width, 3 * width, layer), nn.Linear(width, width, layer)
+end
+function nn.Attention:forward(x, mask)
+  local batch, length, width = unpack(x:shape())
+  local qkv = self.qkv(x):reshape(batch, length, 3, self.heads, width / self.heads):permute(3, 1, 4, 2, 5)
+  local y = pg.attention(qkv:select(1, 1), qkv:select(1, 2), qkv:select(1, 3), mask, { causal = self.causal })
+  return self.proj(y:transpose(2, 3):reshape(batch, length, width))
+end
+
+--- nn.MLP(width, hidden, {act = "gelu", outputs = width, bias = true, init = "uniform", std = 0.02}): two linear layers
+-- with an activation between; act is the name of an op (gelu, quick_gelu, relu, silu, tanh).
+nn.MLP = nn.class "MLP"
+function nn.MLP:init(width, hidden, options)
+  options = util.options("nn.MLP", options, { act = "gelu", outputs = width, bias = true, init = "uniform", std = 0.02 })
+  local op = pg.ops[options.act]
+  util.check(op and op.method and #op.inputs == 1, "nn.MLP: there is no activation '%s'", tostring(options.act))
+  local layer = { bias = options.bias, init = options.init, std = options.std }
+  self.act = options.act
+  self.fc1, self.fc2 = nn.Linear(width, hidden, layer), nn.Linear(hidden, options.outputs, layer)
+end
+function nn.MLP:forward(x) return self.fc2(pg[self.act](self.fc1(x))) end
+
+--- nn.Sequential(a, b, ...) or nn.Sequential{a, b, ...}: each takes what the one before gave. A step is a module or a
+-- plain function. The modules are named "1", "2", ... and stand at seq[1], seq[2], ...
+nn.Sequential = nn.class "Sequential"
+function nn.Sequential:init(...)
+  local steps = { ... }
+  if #steps == 1 and type(steps[1]) == "table" and not nn.is_module(steps[1]) then steps = steps[1] end
+  for i, step in ipairs(steps) do
+    util.check(nn.is_module(step) or type(step) == "function", "nn.Sequential: step %d is neither a module nor a function, but a %s",
+      i, type(step))
+    self[i] = step
+  end
+end
+function nn.Sequential:forward(x)
+  for _, step in ipairs(self) do x = step(x) end
+  return x
+end
+
+return nn

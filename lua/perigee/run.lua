@@ -1,0 +1,296 @@
+-- run.lua - the run folder: what was asked, what happened, and how to continue.
+--
+--   config.json   every option, seed, device, versions, git revision      metrics.jsonl  a line a logged step
+--   result.json   the final figures     log.txt  what was said            checkpoint.safetensors  to continue from
+--   plots/*.png
+--
+-- Whole files are written to a temporary name, flushed and renamed, so that a kill at any instant leaves the previous
+-- one; metrics.jsonl and log.txt grow by whole flushed lines, and metrics are cut back to the checkpoint on resume.
+
+local util = require "perigee.util"
+local lfs = require "lfs"
+
+local run, Run = {}, {}
+Run.__index = Run
+
+local found, host = pcall(require, "perigee.host")
+if not found then host = { interrupted = function() return false end, graceful = function() end } end
+
+-- ---- JSON with sorted keys and every digit (cjson rounds to 14, and a resumed run must be the same to the bit) ----------
+
+local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
+
+local function quote(text)
+  return '"' .. text:gsub('[%c"\\]', function(c) return escapes[c] or ("\\u%04x"):format(c:byte()) end) .. '"'
+end
+
+local function number(x)
+  if x ~= x or x == math.huge or x == -math.huge then return "null" end -- JSON has neither
+  if x % 1 == 0 and math.abs(x) < 2 ^ 53 then return ("%d"):format(x) end
+  local short = ("%.15g"):format(x)
+  return tonumber(short) == x and short or ("%.17g"):format(x)
+end
+
+local function encode(value, indent)
+  local kind = type(value)
+  if kind == "number" then return number(value) end
+  if kind == "boolean" then return tostring(value) end
+  if kind ~= "table" then return quote(tostring(value)) end
+  local parts, keys = {}, {}
+  if #value > 0 then
+    for i, v in ipairs(value) do parts[i] = encode(v) end
+    return "[" .. table.concat(parts, ", ") .. "]"
+  end
+  for key in pairs(value) do keys[#keys + 1] = tostring(key) end
+  -- the step first: a person reads these lines
+  table.sort(keys, function(a, b) return a ~= b and (a == "step" or (b ~= "step" and a < b)) end)
+  local inner = indent and indent .. "  "
+  for i, key in ipairs(keys) do
+    local v = value[key]
+    if v == nil then v = value[tonumber(key)] end
+    parts[i] = (inner or "") .. quote(key) .. ": " .. encode(v, inner)
+  end
+  if #parts == 0 then return "{}" end
+  return indent and "{\n" .. table.concat(parts, ",\n") .. "\n" .. indent .. "}" or "{" .. table.concat(parts, ", ") .. "}"
+end
+
+local function read_json(path)
+  local file = io.open(path, "rb")
+  if not file then return nil end
+  local text = file:read "*a"
+  file:close()
+  local ok, value = pcall(require("cjson").decode, text)
+  return ok and type(value) == "table" and value or nil
+end
+
+-- ---- the folder ---------------------------------------------------------------------------------------------------------------
+
+local function make_folder(path)
+  local at = path:sub(1, 1) == "/" and "/" or ""
+  for part in path:gmatch "[^/]+" do
+    at = at .. part
+    local ok, why = lfs.mkdir(at)
+    if not ok and lfs.attributes(at, "mode") ~= "directory" then util.fail(0, "cannot make the folder %s: %s", at, why) end
+    at = at .. "/"
+  end
+end
+
+-- runs/NAME-DATE-TIME, with -2, -3 ... where two runs begin in one second.
+local function fresh_folder(name)
+  local base = ("runs/%s-%s"):format(name, os.date "%Y%m%d-%H%M%S")
+  local folder, count = base, 1
+  while lfs.attributes(folder, "mode") do
+    count = count + 1
+    folder = base .. "-" .. count
+  end
+  return folder
+end
+
+-- The commit of the working folder, read from .git itself: no process is started.
+local function git_revision()
+  local function line(path)
+    local file = io.open(path, "rb")
+    local text = file and file:read "*l"
+    if file then file:close() end
+    return text
+  end
+  local folder = util.folder .. "../../.git/"
+  local head = line(folder .. "HEAD")
+  local branch = head and head:match "^ref: (.+)$"
+  if not branch then return head or "unknown" end
+  local revision = line(folder .. branch)
+  local packed = not revision and io.open(folder .. "packed-refs", "rb")
+  if packed then
+    for entry in packed:lines() do
+      if entry:sub(42) == branch then revision = entry:sub(1, 40) end
+    end
+    packed:close()
+  end
+  return revision or "unknown"
+end
+
+local function configuration(opt)
+  local meta = getmetatable(opt) or {}
+  local declaration, options = meta.declaration or { name = opt.name or "run" }, {}
+  for _, option in ipairs(declaration.options or {}) do options[option[1]] = opt[option[1]] end
+  return {
+    recipe = declaration.name, file = meta.path, options = options, seed = opt.seed or 1, device = opt.device or "cpu",
+    threads = opt.threads, git = git_revision(),
+    versions = { perigee = host.version or require("perigee").version, luajit = jit.version },
+  }
+end
+
+-- One line when the folder belongs to another recipe or to other options.
+local function check_same(folder, old, new)
+  if old.recipe ~= new.recipe then
+    util.fail(0, "%s belongs to the recipe '%s', not '%s': choose another folder", folder, tostring(old.recipe), new.recipe)
+  end
+  for _, key in ipairs { "seed", "device", "threads" } do
+    if old[key] ~= new[key] then
+      util.fail(0, "%s was run with %s=%s, not %s: choose another folder", folder, key, tostring(old[key]),
+        tostring(new[key]))
+    end
+  end
+  for key, value in pairs(new.options) do
+    local before = old.options and old.options[key]
+    if before ~= value then
+      util.fail(0, "%s was run with %s=%s, not %s: choose another folder", folder, key, tostring(before), tostring(value))
+    end
+  end
+end
+
+local function append_to(path, mode)
+  local file, why = io.open(path, mode)
+  if not file then util.fail(0, "cannot write %s", why) end
+  return file
+end
+
+local function append(self, handle, path, text)
+  local ok, why = handle:write(text)
+  if ok then ok, why = handle:flush() end
+  if not ok then util.fail(0, "cannot write %s/%s: %s", self.folder, path, why) end
+end
+
+--- Opens the run folder: opt.out, or runs/NAME-DATE-TIME.
+-- @param opt  what pg.recipe returned
+-- @return the run; raises when the folder belongs to another recipe or to other options
+function run.open(opt)
+  local config = configuration(opt)
+  local folder = opt.out or fresh_folder(config.recipe)
+  folder = #folder > 1 and folder:gsub("/+$", "") or folder
+  local old = read_json(folder .. "/config.json")
+  if old then check_same(folder, old, config) end
+  make_folder(folder)
+  local resuming = opt.resume ~= nil and opt.resume ~= false
+  local self = setmetatable({ folder = folder, config = config, opt = opt, resuming = resuming,
+    quiet = opt.quiet or false, began = os.time() }, Run)
+  if not resuming then -- a run that begins again must not be taken for the old one's end
+    os.remove(folder .. "/result.json")
+    os.remove(folder .. "/checkpoint.safetensors")
+    util.write_file(folder .. "/config.json", encode(config, "") .. "\n")
+  end
+  self.metrics = append_to(folder .. "/metrics.jsonl", resuming and "ab" or "wb")
+  self.log_file = append_to(folder .. "/log.txt", resuming and "ab" or "wb")
+  run.current = self
+  return self
+end
+
+--- A path inside the run folder; its own folder is made.
+function Run:path(name)
+  local inside = name:match "^(.*)/[^/]*$"
+  make_folder(inside and self.folder .. "/" .. inside or self.folder)
+  return self.folder .. "/" .. name
+end
+
+--- Writes a line into log.txt only.
+function Run:note(text) append(self, self.log_file, "log.txt", text .. "\n") end
+
+--- Says a formatted line: printed unless --quiet, and kept in log.txt.
+function Run:say(format, ...)
+  local text = select("#", ...) > 0 and format:format(...) or format
+  if not self.quiet then
+    io.write(text, "\n")
+    io.flush()
+  end
+  self:note(text)
+end
+
+--- Logs one step: {step=, epoch=, loss=, lr=, images_per_s=, ...}; live and peak bytes are added.
+function Run:log(entry)
+  local memory = require("perigee").memory()
+  local line = { live_bytes = memory.live, peak_bytes = memory.peak }
+  for key, value in pairs(entry) do line[key] = value end
+  append(self, self.metrics, "metrics.jsonl", encode(line) .. "\n")
+end
+
+--- Writes result.json: the final figures, and the seconds that this process took.
+function Run:finish(result)
+  local final = { seconds = os.difftime(os.time(), self.began) }
+  for key, value in pairs(result or {}) do final[key] = value end
+  util.write_file(self.folder .. "/result.json", encode(final, "") .. "\n")
+  return final
+end
+
+-- ---- checkpoints ----------------------------------------------------------------------------------------------------------------
+
+--- Saves a checkpoint in place of the last one.
+-- @param tensors  name -> tensor: parameters and the optimiser's moments
+-- @param state    anything JSON holds: {step =, optimiser =, loader =}; the generator's state is added
+function Run:checkpoint(tensors, state)
+  local pg = require "perigee"
+  local whole = { generator = pg.rng_state() }
+  for key, value in pairs(state or {}) do whole[key] = value end
+  pg.safetensors.save(self.folder .. "/checkpoint.safetensors", tensors, { state = encode(whole) })
+end
+
+local function cut_metrics(self, step)
+  local path, kept = self.folder .. "/metrics.jsonl", {}
+  local decode = require("cjson").decode
+  for line in io.lines(path) do
+    local ok, entry = pcall(decode, line) -- a kill may have left half a line
+    if ok and type(entry) == "table" and (tonumber(entry.step) or 0) <= step then kept[#kept + 1] = line .. "\n" end
+  end
+  self.metrics:close()
+  util.write_file(path, table.concat(kept))
+  self.metrics = append_to(path, "ab")
+end
+
+--- Reads the checkpoint back when resuming; the generator is restored and metrics are cut to the checkpoint's step.
+-- @return tensors, state; nil when the run is not resumed or was stopped before its first checkpoint
+function Run:restore()
+  local path = self.folder .. "/checkpoint.safetensors"
+  if not self.resuming then return nil end
+  if not lfs.attributes(path, "mode") then
+    cut_metrics(self, -1)
+    return nil
+  end
+  local pg = require "perigee"
+  local tensors, metadata = pg.safetensors.load(path)
+  local ok, state = pcall(require("cjson").decode, metadata and metadata.state or "")
+  if not ok then util.fail(0, "%s is not a checkpoint of a run: it holds no state", path) end
+  if state.generator then pg.rng_state(state.generator) end
+  cut_metrics(self, tonumber(state.step) or 0)
+  return tensors, state
+end
+
+--- True once Ctrl-C was pressed. A loop that asks each step saves its checkpoint and returns; the exit status is 130.
+function Run:interrupted() -- luacheck: ignore 212
+  host.graceful(true)
+  return host.interrupted()
+end
+
+-- ---- guards and pictures ----------------------------------------------------------------------------------------------------------
+
+--- Raises when a loss term, a parameter or a gradient is NaN or infinite; the last checkpoint stays as it is.
+-- @param step        for the message
+-- @param terms       name -> tensor or number
+-- @param parameters  name -> tensor; asked only when a term is bad, to name the culprit
+function Run:check_finite(step, terms, parameters) -- luacheck: ignore 212
+  local pg = require "perigee"
+  for name, value in pairs(terms) do
+    local good
+    if type(value) == "number" then good = value - value == 0 else good = pg.is_finite(value) end
+    if not good then
+      local culprit = "every parameter is finite"
+      for parameter, t in pairs(parameters or {}) do
+        if not pg.is_finite(t) then culprit = "parameter '" .. parameter .. "' is not finite" end
+        if t.grad and not pg.is_finite(t.grad) then culprit = "the gradient of '" .. parameter .. "' is not finite" end
+      end
+      util.fail(0, "step %d: %s is not finite; %s; the last checkpoint is kept", step, name, culprit)
+    end
+  end
+end
+
+--- Draws plots/NAME.png in the run folder with pg.plot[kind](path, spec).
+function Run:plot(kind, name, ...)
+  return require("perigee.plot")[kind](self:path("plots/" .. name .. ".png"), ...)
+end
+
+--- A progress bar of `total` steps on stderr; silent with --quiet or when stderr is no terminal.
+function Run:progress(title, total)
+  return require("perigee.progress").new(title, total, { quiet = self.quiet })
+end
+
+run.encode, run.decode = encode, function(text) return require("cjson").decode(text) end
+
+return run
