@@ -162,6 +162,25 @@ int32_t pg_op_has_kernel(int32_t op, int32_t device, int32_t dtype, int32_t back
 /* Validate, infer shapes, dispatch, record. in: n_in handles, NULL where an optional one is absent, a list flattened at
  * the end. params: one a declared parameter, in order. out: receives the op's visible outputs. */
 int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *params, pg_tensor **out);
+/* ---- files: every error names the file; writing is whole or not at all ---------------------------------------------- */
+
+int pg_file_write(const char *path, int32_t n, const void *const *parts, const int64_t *bytes); /* n pieces in a row */
+int pg_idx_load(const char *path, pg_tensor **out); /* IDX, plain or gzipped: uint8 */
+int pg_npy_load(const char *path, pg_tensor **out); /* int64 becomes int32 where every value fits */
+int pg_npy_save(const char *path, pg_tensor *t);
+int pg_image_load(const char *path, pg_tensor **out); /* PNG: uint8 (H, W, 3), alpha composited on white */
+int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out); /* whole picture, centred on (size, size, 3) */
+int pg_image_save(const char *path, pg_tensor *t);    /* PNG: uint8 (H, W, 3) or (H, W) */
+int pg_image_resize(pg_tensor *t, int64_t h, int64_t w, int32_t cubic, pg_tensor **out); /* uint8 (H, W, C) */
+/* ---- procedural scenes -------------------------------------------------------------------------------------------- */
+
+enum { /* columns of a scene's spec; each value is 0-based, a count of 0 is one shape */
+  PG_CONCEPT_SHAPE, PG_CONCEPT_COLOR, PG_CONCEPT_TEXTURE, PG_CONCEPT_POSITION, PG_CONCEPT_COUNT, PG_CONCEPT_SIZE,
+  PG_CONCEPT_BACKGROUND, PG_CONCEPT_FIELDS
+};
+
+/* specs int32 (N, PG_CONCEPT_FIELDS) -> out uint8 (N, size, size, 3), a function of (specs, size, seed) alone. */
+int pg_concepts_render(const pg_tensor *specs, int32_t size, uint64_t seed, pg_tensor **out);
 /* cdef-end */
 
 #endif

@@ -189,7 +189,8 @@ function fda.proxy_loss(proxies, x, graph, options)
   local keys, sets = features:normalize():t(), { positive = graph.positive, negative = graph.off - graph.positive }
   local counts = { positive = k, negative = b - 1 - k }
   local total
-  for name, other in pairs { positive = "negative", negative = "positive" } do
+  for _, name in ipairs { "positive", "negative" } do
+    local other = name == "positive" and "negative" or "positive"
     if counts[name] > 0 then
       local cosine = proxies[name]:normalize():matmul(keys)
       local term = contrast(cosine, sets[name], counts[name], -1, options.tau, bias)
@@ -225,7 +226,7 @@ end
 --                temperature of the draw (default 0.05); greedy: the nearest classes without a draw
 -- With fewer than m classes all are used and n becomes ceil(m n / classes); a class with fewer than n images is drawn
 -- from with replacement.
--- @return a sampler; :next() -> (m * n) int32 positions; draws from the global generator
+-- @return a sampler; .next() -> (m * n) int32 positions; draws from the global generator
 function fda.HardClassSampler(options)
   options = util.options("fda.HardClassSampler", options, { labels = util.none, features = util.none, classes = 16,
     per_class = 4, temperature = 0.05, greedy = false })

@@ -8,11 +8,13 @@ local function pg() return require "perigee" end
 
 -- ---- vision transformer (Dosovitskiy et al., arXiv 2010.11929; pre-LN) ------------------------------------------------
 
-local Block = nn.class()
+local Block = nn.class "Block"
 local function block(o)
   local self = Block.new()
-  self.norm1, self.attention = nn.LayerNorm(o.width, { eps = o.eps }), nn.Attention(o.width, o.heads)
-  self.norm2, self.mlp = nn.LayerNorm(o.width, { eps = o.eps }), nn.MLP(o.width, o.width * o.mlp, { act = o.act })
+  self.norm1 = nn.LayerNorm(o.width, { eps = o.eps })
+  self.attention = nn.Attention(o.width, o.heads)
+  self.norm2 = nn.LayerNorm(o.width, { eps = o.eps })
+  self.mlp = nn.MLP(o.width, o.width * o.mlp, { act = o.act })
   return self
 end
 function Block:forward(x)
@@ -20,7 +22,7 @@ function Block:forward(x)
   return x + self.mlp(self.norm2(x))
 end
 
-local ViT = nn.class()
+local ViT = nn.class "ViT"
 local DEFAULTS = { image = 32, patch = 4, width = 128, depth = 6, heads = 4, mlp = 4, channels = 3, eps = 1e-6, act = "gelu" }
 
 --- A pre-LN vision transformer with a class token and learned positions.
@@ -28,6 +30,10 @@ local DEFAULTS = { image = 32, patch = 4, width = 128, depth = 6, heads = 4, mlp
 -- @return a module: images (B, C, side, side) -> (B, width), the normalised class token
 function models.vit(options)
   local o = util.options("models.vit", options, DEFAULTS)
+  for name, value in pairs(o) do
+    util.check(name == "act" or name == "eps" or (type(value) == "number" and value >= 1 and value % 1 == 0),
+      "models.vit: %s must be a whole number, 1 or more, got %s", name, tostring(value))
+  end
   util.check(o.image % o.patch == 0, "models.vit: patches of %d do not tile images of %d", o.patch, o.image)
   local self, tokens = ViT.new(), (o.image / o.patch) ^ 2
   self.config = o
@@ -54,12 +60,16 @@ end
 --- @return (B, width) feature, and the token maps (B, T, width) after the depths asked for; depth 0 is the embedding
 function ViT:forward_features(images, depths)
   local wanted, maps = {}, {}
-  for at, depth in ipairs(depths or {}) do wanted[depth] = at end
+  for at, depth in ipairs(depths or {}) do
+    util.check(type(depth) == "number" and depth >= 0 and depth <= self.config.depth and depth % 1 == 0,
+      "vit: depth %s does not exist: they run from 0, the embedding, to %d", tostring(depth), self.config.depth)
+    wanted[depth] = wanted[depth] or {}
+    table.insert(wanted[depth], at)
+  end
   local x = self:embed(images)
-  if wanted[0] then maps[wanted[0]] = x end
-  for i = 1, self.config.depth do
-    x = self.blocks[i](x)
-    if wanted[i] then maps[wanted[i]] = x end
+  for depth = 0, self.config.depth do
+    if depth > 0 then x = self.blocks[depth](x) end
+    for _, at in ipairs(wanted[depth] or {}) do maps[at] = x end
   end
   return self.norm(x:select(2, 1)), maps
 end
@@ -68,7 +78,7 @@ function ViT:forward(images) return (self:forward_features(images)) end
 
 -- ---- head ------------------------------------------------------------------------------------------------------------------
 
-local Head = nn.class()
+local Head = nn.class "Head"
 --- A linear classifier on features brought to length one (method 2.4).
 function models.head(width, classes, options)
   options = util.options("models.head", options, { normalize = true })
@@ -80,17 +90,22 @@ function Head:forward(x) return self.linear(self.normalize and x:normalize() or 
 
 -- ---- checkpoints -------------------------------------------------------------------------------------------------------------
 
---- Writes a model with what is needed to make it again. @param card a table of facts about it, or nil
+-- A folder stands for the file model.safetensors in it.
+local function file_of(path)
+  return require("lfs").attributes(path, "mode") == "directory" and path .. "/model.safetensors" or path
+end
+
+--- Writes a model, to a file or into a folder, with what is needed to make it again. @param card a table of facts about it, or nil
 function models.save(path, model, card)
   local json = require "cjson"
-  pg().safetensors.save(path, model:state_dict(),
+  pg().safetensors.save(file_of(path), model:state_dict(),
     { family = "vit", config = json.encode(model.config), card = card and json.encode(card) or nil })
 end
 
 --- Reads what models.save wrote. @return the model, and its card
 function models.load(path)
   local json = require "cjson"
-  local tensors, metadata = pg().safetensors.load(path)
+  local tensors, metadata = pg().safetensors.load(file_of(path))
   util.check(metadata and metadata.config and metadata.family == "vit", "%s: not a model that models.save wrote", path)
   local model = models.vit(json.decode(metadata.config))
   model:load_state_dict(tensors)

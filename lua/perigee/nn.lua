@@ -2,13 +2,14 @@
 -- `forward`; calling the module calls it.
 --
 -- A field that is assigned a tensor is a parameter, a field that is assigned a module is a child, in the order of
--- assignment; nothing else is registered. A layer of one's own:
+-- assignment (one a line: Lua assigns `a, b = ...` from the right); nothing else is registered. A layer of one's own:
 --
 --   local Net = nn.class "Net"
 --   function Net:init(width) self.fc = nn.Linear(width, 10) end
 --   function Net:forward(x) return self.fc(x):relu() end
 --   local net = Net(128)
 
+local ffi = require "ffi"
 local pg = require "perigee"
 local util = require "perigee.util"
 
@@ -31,23 +32,23 @@ local function register(self, name, value)
   rawset(self, name, value)
 end
 
---- A new class of modules. Give it `init(self, ...)` and `forward(self, ...)`.
--- @param name  shown by tostring
--- @return the class; calling it makes an instance
+--- A new class of modules. Give it `forward(self, ...)`, and `init(self, ...)` where it has something to set up.
+-- @param name  shown by tostring, "Module" if not given
+-- @return the class; Class(...) or Class.new(...) makes an instance
 function nn.class(name)
-  local class = setmetatable({ name = name }, {
-    __index = Module,
-    __call = function(class, ...)
-      local self = setmetatable({ _order = {}, training = true }, class)
-      if class.init then self:init(...) end
-      return self
-    end,
-  })
+  local class = setmetatable({}, { __index = Module, __call = function(class, ...) return class.new(...) end })
+  function class.new(...)
+    local self = setmetatable({ _order = {}, training = true }, class)
+    if class.init then self:init(...) end
+    return self
+  end
   class.__index, class.__newindex = class, register
   class.__call = function(self, ...) return self:forward(...) end
-  class.__tostring = function(self) return ("%s (%d parameters)"):format(class.name, self:count()) end
+  class.__tostring = function(self) return ("%s (%d parameters)"):format(name or "Module", self:count()) end
   return class
 end
+
+local function address_of(t) return tonumber(ffi.cast("intptr_t", t)) end
 
 -- Calls fn(owner, key, full name, tensor) for each parameter below `self`, in order of registration.
 local function walk(self, fn, prefix)
@@ -62,8 +63,8 @@ end
 function Module:parameters()
   local list, seen = {}, {}
   walk(self, function(_, _, _, p)
-    local address = tostring(p:data())
-    if p:numel() == 0 or not seen[address] then list[#list + 1] = p end
+    local address = address_of(p)
+    if not seen[address] then list[#list + 1] = p end
     seen[address] = true
   end, "")
   return list
@@ -156,7 +157,7 @@ end
 function Module:to(word)
   local moved = {} -- one new tensor a parameter, so that sharing survives
   walk(self, function(owner, key, _, p)
-    local address = tostring(p:data())
+    local address = address_of(p)
     moved[address] = moved[address] or p:detach():to(word):requires_grad_(p:requires_grad())
     rawset(owner, key, moved[address])
   end, "")
@@ -185,9 +186,9 @@ local function whole(where, name, value)
 end
 
 -- The weight and bias of a layer with `fan_in` inputs a unit: "uniform" is U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for both,
--- "normal" is nn.init.normal with a zero bias, "zero" is zero.
+-- "normal" is nn.init.normal with a zero bias, "zero" is zero. A std given asks for "normal".
 local function initialise(self, where, sizes, fan_in, options)
-  local bound, kind = 1 / math.sqrt(fan_in), options.init
+  local bound, kind = 1 / math.sqrt(fan_in), options.init or (options.std and "normal" or "uniform")
   util.check(kind == "uniform" or kind == "normal" or kind == "zero",
     "%s: init is 'uniform', 'normal' or 'zero', got '%s'", where, tostring(kind))
   if kind == "uniform" then self.weight = nn.init.uniform(sizes, bound)
@@ -200,11 +201,12 @@ end
 
 -- ---- layers -----------------------------------------------------------------------------------------------------------
 
---- nn.Linear(inputs, outputs, {bias = true, init = "uniform"|"normal"|"zero", std = 0.02}): x W^T + b.
+--- nn.Linear(inputs, outputs, {bias = true, init = "uniform"|"normal"|"zero", std = 0.02}): x W^T + b. The initial values
+-- are "uniform", or "normal" where a std is given.
 -- @return forward: (..., inputs) -> (..., outputs)
 nn.Linear = nn.class "Linear"
 function nn.Linear:init(inputs, outputs, options)
-  options = util.options("nn.Linear", options, { bias = true, init = "uniform", std = 0.02 })
+  options = util.options("nn.Linear", options, { bias = true, init = util.none, std = util.none })
   whole("nn.Linear", "inputs", inputs)
   initialise(self, "nn.Linear", { whole("nn.Linear", "outputs", outputs), inputs }, inputs, options)
 end
@@ -214,7 +216,8 @@ function nn.Linear:forward(x) return pg.linear(x, self.weight, self.bias) end
 nn.LayerNorm = nn.class "LayerNorm"
 function nn.LayerNorm:init(width, options)
   self.eps = util.options("nn.LayerNorm", options, { eps = 1e-5 }).eps
-  self.weight, self.bias = pg.ones(whole("nn.LayerNorm", "width", width)), pg.zeros(width)
+  self.weight = pg.ones(whole("nn.LayerNorm", "width", width))
+  self.bias = pg.zeros(width)
 end
 function nn.LayerNorm:forward(x) return pg.layer_norm(x, self.weight, self.bias, { eps = self.eps }) end
 
@@ -238,7 +241,8 @@ end
 -- @return forward: (B, in, H, W) -> (B, out, H', W') with H' = floor((H + 2 padding - kernel) / stride) + 1
 nn.Conv2d = nn.class "Conv2d"
 function nn.Conv2d:init(in_channels, out_channels, kernel, options)
-  options = util.options("nn.Conv2d", options, { stride = 1, padding = 0, bias = true, init = "uniform", std = 0.02 })
+  options = util.options("nn.Conv2d", options, { stride = 1, padding = 0, bias = true, init = util.none,
+    std = util.none })
   whole("nn.Conv2d", "in_channels", in_channels)
   whole("nn.Conv2d", "out_channels", out_channels)
   self.kernel, self.stride = whole("nn.Conv2d", "kernel", kernel), whole("nn.Conv2d", "stride", options.stride)
@@ -296,18 +300,19 @@ function nn.Dropout:forward(x)
   return x:dropout(self.p)
 end
 
---- nn.Attention(width, heads, {causal = false, bias = true, init = "uniform", std = 0.02}): multi-head self-attention with
+--- nn.Attention(width, heads, {causal = false, bias = true, init = "normal", std = 0.02}): multi-head self-attention with
 -- one packed projection for queries, keys and values (rows in that order). Vaswani et al., arXiv 1706.03762, section 3.2.
 -- @return forward(x, mask): (B, T, width) -> (B, T, width); mask (T, T), added to the scores
 nn.Attention = nn.class "Attention"
 function nn.Attention:init(width, heads, options)
-  options = util.options("nn.Attention", options, { causal = false, bias = true, init = "uniform", std = 0.02 })
+  options = util.options("nn.Attention", options, { causal = false, bias = true, init = "normal", std = 0.02 })
   whole("nn.Attention", "heads", heads)
   util.check(whole("nn.Attention", "width", width) % heads == 0, "nn.Attention: width %d does not divide by %d heads",
     width, heads)
   self.heads, self.causal = heads, options.causal
   local layer = { bias = options.bias, init = options.init, std = options.std }
-  self.qkv, self.proj = nn.Linear(width, 3 * width, layer), nn.Linear(width, width, layer)
+  self.qkv = nn.Linear(width, 3 * width, layer)
+  self.proj = nn.Linear(width, width, layer)
 end
 function nn.Attention:forward(x, mask)
   local batch, length, width = unpack(x:shape())
@@ -316,16 +321,17 @@ function nn.Attention:forward(x, mask)
   return self.proj(y:transpose(2, 3):reshape(batch, length, width))
 end
 
---- nn.MLP(width, hidden, {act = "gelu", outputs = width, bias = true, init = "uniform", std = 0.02}): two linear layers
+--- nn.MLP(width, hidden, {act = "gelu", outputs = width, bias = true, init = "normal", std = 0.02}): two linear layers
 -- with an activation between; act is the name of an op (gelu, quick_gelu, relu, silu, tanh).
 nn.MLP = nn.class "MLP"
 function nn.MLP:init(width, hidden, options)
-  options = util.options("nn.MLP", options, { act = "gelu", outputs = width, bias = true, init = "uniform", std = 0.02 })
+  options = util.options("nn.MLP", options, { act = "gelu", outputs = width, bias = true, init = "normal", std = 0.02 })
   local op = pg.ops[options.act]
   util.check(op and op.method and #op.inputs == 1, "nn.MLP: there is no activation '%s'", tostring(options.act))
   local layer = { bias = options.bias, init = options.init, std = options.std }
   self.act = options.act
-  self.fc1, self.fc2 = nn.Linear(width, hidden, layer), nn.Linear(hidden, options.outputs, layer)
+  self.fc1 = nn.Linear(width, hidden, layer)
+  self.fc2 = nn.Linear(hidden, options.outputs, layer)
 end
 function nn.MLP:forward(x) return self.fc2(pg[self.act](self.fc1(x))) end
 
@@ -336,8 +342,8 @@ function nn.Sequential:init(...)
   local steps = { ... }
   if #steps == 1 and type(steps[1]) == "table" and not nn.is_module(steps[1]) then steps = steps[1] end
   for i, step in ipairs(steps) do
-    util.check(nn.is_module(step) or type(step) == "function", "nn.Sequential: step %d is neither a module nor a function, but a %s",
-      i, type(step))
+    util.check(nn.is_module(step) or type(step) == "function",
+      "nn.Sequential: step %d is neither a module nor a function, but a %s", i, type(step))
     self[i] = step
   end
 end

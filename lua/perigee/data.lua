@@ -1,0 +1,289 @@
+-- data.lua - images with labels: the datasets that Debian packages bring, procedural scenes, splits, tasks, batches.
+--
+-- A dataset is a table {name, images = uint8 (N, S, S, 3), labels = int32 (N) 1-based, classes = {names}}. Order, splits
+-- and batches come from generators of their own (data/random.lua): the global generator never moves.
+
+local ffi = require "ffi"
+local lib = require "perigee.ffi"
+local call = require "perigee.call"
+local util = require "perigee.util"
+local pg = require "perigee"
+local random = require "perigee.data.random"
+local concepts = require "perigee.data.concepts"
+local pictures = require "perigee.data.pictures"
+
+local data = { concepts = concepts.new }
+local SIZE = 32
+
+local function positions(list) return pg.tensor(list, { dtype = "int32" }) end
+
+local function whole(where, name, value, least)
+  return util.check(type(value) == "number" and value % 1 == 0 and value >= least and value,
+    "%s: %s must be a whole number, %d or more, got %s", where, name, least, tostring(value))
+end
+
+local function check_dataset(where, dataset)
+  util.check(type(dataset) == "table" and pg.is_tensor(dataset.images) and pg.is_tensor(dataset.labels) and
+    type(dataset.classes) == "table", "%s: needs a dataset {images =, labels =, classes =}", where)
+  local images, labels = dataset.images:size(1), dataset.labels:numel()
+  util.check(images == labels, "%s: dataset '%s' has %d images and %d labels", where, tostring(dataset.name), images, labels)
+  return images
+end
+
+-- ---- datasets -----------------------------------------------------------------------------------------------------------
+
+local function load_idx(path)
+  local file = io.open(path, "rb")
+  if not file then
+    util.fail(0, "fashion_mnist: %s is not there: install the Debian package dataset-fashion-mnist", path)
+  end
+  file:close()
+  local out = ffi.new "pg_tensor *[1]"
+  call.check(lib.pg_idx_load(path, out))
+  return call.own(out[0])
+end
+
+local FASHION = { "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot" }
+
+--- Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): 28x28 grey pictures of clothes, centred on 32x32, grey repeated as RGB.
+-- @param options {split = "train" (60,000) or "test" (10,000), path = folder with the four IDX files}
+-- @return dataset of 10 classes
+-- @raises when the files are missing or broken
+function data.fashion_mnist(options)
+  options = util.options("fashion_mnist", options, { split = "train", path = "/usr/share/datasets/fashion-mnist" })
+  local prefix = util.check(({ train = "train", test = "t10k" })[options.split],
+    "fashion_mnist: split must be 'train' or 'test', got %s", tostring(options.split))
+  local grey = load_idx(options.path .. "/" .. prefix .. "-images-idx3-ubyte.gz")
+  local bytes = load_idx(options.path .. "/" .. prefix .. "-labels-idx1-ubyte.gz")
+  util.check(grey:dim() == 3 and grey:size(2) <= SIZE and grey:size(3) <= SIZE and grey:size(1) == bytes:numel(),
+    "fashion_mnist: the images and labels in %s do not belong together", options.path)
+  local n, h, w = grey:size(1), grey:size(2), grey:size(3)
+  local images, labels = pg.zeros(n, SIZE, SIZE, 3, { dtype = "uint8" }), pg.empty(n, { dtype = "int32" })
+  local from, to, label, class = grey:data(), images:data(), labels:data(), bytes:data()
+  local top, left = math.floor((SIZE - h) / 2), math.floor((SIZE - w) / 2)
+  for i = 0, n - 1 do
+    util.check(class[i] < #FASHION, "fashion_mnist: label %d of picture %d is outside 0..9", class[i], i + 1)
+    label[i] = class[i] + 1
+    for y = 0, h - 1 do
+      local source, target = (i * h + y) * w, ((i * SIZE + y + top) * SIZE + left) * 3
+      for x = 0, w - 1 do
+        local value, at = from[source + x], target + 3 * x
+        to[at], to[at + 1], to[at + 2] = value, value, value
+      end
+    end
+  end
+  return { name = "fashion_mnist", images = images, labels = labels, classes = FASHION }
+end
+
+data.openclipart, data.tuxpaint, data.folder = pictures.openclipart, pictures.tuxpaint, pictures.folder
+
+-- ---- parts --------------------------------------------------------------------------------------------------------------
+
+--- The scenes at `index`, in that order.
+-- @param dataset  a dataset
+-- @param index    list of 1-based positions, or an int32 tensor of them
+-- @return a new dataset with copies of those images
+-- @raises on an empty list or a position out of range
+function data.subset(dataset, index)
+  check_dataset("subset", dataset)
+  if type(index) == "table" then
+    util.check(#index > 0, "subset: the list of positions is empty")
+    index = positions(index)
+  end
+  util.check(pg.is_tensor(index), "subset: positions must be a list or an int32 tensor")
+  return { name = dataset.name, images = dataset.images:index(1, index), labels = dataset.labels:index(1, index),
+    classes = dataset.classes }
+end
+
+local function by_class(dataset)
+  local members, labels = {}, dataset.labels:totable()
+  for c = 1, #dataset.classes do members[c] = {} end
+  for i, c in ipairs(labels) do
+    util.check(members[c], "dataset '%s': label %d of image %d is outside 1..%d", tostring(dataset.name), c, i,
+      #dataset.classes)
+    table.insert(members[c], i)
+  end
+  return members
+end
+
+--- How many images each class has, as a list.
+function data.class_counts(dataset)
+  check_dataset("class_counts", dataset)
+  local counts = {}
+  for c, members in ipairs(by_class(dataset)) do counts[c] = #members end
+  return counts
+end
+
+--- Disjoint parts in which every class keeps its share.
+-- @param dataset    a dataset
+-- @param fractions  table of part name to fraction, together at most 1, such as {train = 0.7, val = 0.1, test = 0.2}
+-- @param seed       whole number; default 0
+-- @return table of part name to dataset; the same seed gives the same parts
+-- @raises when a fraction is not in (0, 1], they exceed 1, or a part would be empty
+function data.split(dataset, fractions, seed)
+  check_dataset("split", dataset)
+  local names, total = {}, 0
+  for name, fraction in pairs(fractions or {}) do
+    util.check(type(fraction) == "number" and fraction > 0 and fraction <= 1, "split: %s must be in (0, 1], got %s",
+      tostring(name), tostring(fraction))
+    names[#names + 1], total = name, total + fraction
+  end
+  util.check(#names > 0, "split: name at least one part, such as {train = 0.8, test = 0.2}")
+  util.check(total <= 1 + 1e-9, "split: the fractions sum to %g, more than 1", total)
+  table.sort(names)
+  local parts, generator = {}, random.new(seed or 0)
+  for _, name in ipairs(names) do parts[name] = {} end
+  for _, members in ipairs(by_class(dataset)) do
+    local order, sum, from = generator:permutation(#members), 0, 0
+    for _, name in ipairs(names) do
+      sum = sum + fractions[name]
+      local to = math.min(math.floor(sum * #members + 0.5), #members)
+      for i = from + 1, to do table.insert(parts[name], members[order[i]]) end
+      from = to
+    end
+  end
+  for _, name in ipairs(names) do
+    util.check(#parts[name] > 0, "split: part '%s' would be empty: %d images are too few for a fraction of %g", name,
+      dataset.labels:numel(), fractions[name])
+    table.sort(parts[name])
+    parts[name] = data.subset(dataset, parts[name])
+  end
+  return parts
+end
+
+-- ---- tasks --------------------------------------------------------------------------------------------------------------
+
+-- Parts of the wanted sizes; in proportion when the dataset has fewer images.
+local function sized(dataset, want)
+  local n, total = dataset.labels:numel(), want.train + want.val + want.test
+  local unit = 1 / math.max(n, total)
+  return data.split(dataset, { train = want.train * unit, val = want.val * unit, test = want.test * unit }, want.seed)
+end
+
+local function fashion_task(want)
+  local total = want.train + want.val
+  local train, test = data.fashion_mnist { split = "train" }, data.fashion_mnist { split = "test" }
+  local n, m = train.labels:numel(), test.labels:numel()
+  local unit = 1 / math.max(n, total)
+  local parts = data.split(train, { train = want.train * unit, val = want.val * unit }, want.seed)
+  parts.test = want.test >= m and test or data.split(test, { test = want.test / m }, want.seed).test
+  return parts
+end
+
+-- Each picture turned by 0, 90, 180 or 270 degrees; the angle is the label.
+local function rotated(dataset, seed)
+  local n, s = dataset.labels:numel(), dataset.images:size(2)
+  local images, labels = pg.empty(n, s, s, 3, { dtype = "uint8" }), pg.empty(n, { dtype = "int32" })
+  local from, to, label, generator = dataset.images:data(), images:data(), labels:data(), random.new(seed, 1)
+  for i = 0, n - 1 do
+    local turn = generator:below(4)
+    label[i] = turn
+    for y = 0, s - 1 do
+      for x = 0, s - 1 do
+        local sy, sx = y, x -- where the pixel comes from, turning anticlockwise
+        if turn == 2 then sy, sx = x, s - 1 - y
+        elseif turn == 3 then sy, sx = s - 1 - y, s - 1 - x
+        elseif turn == 4 then sy, sx = s - 1 - x, y end
+        local source, target = ((i * s + sy) * s + sx) * 3, ((i * s + y) * s + x) * 3
+        for k = 0, 2 do to[target + k] = from[source + k] end
+      end
+    end
+  end
+  return { name = "clipart_rotation", images = images, labels = labels, classes = { "0", "90", "180", "270" } }
+end
+
+local TASKS = {
+  { "fashion_mnist", "10 kinds of clothes, photographs", fashion_task },
+  { "openclipart", "subject of a drawing, by the package's folders", function(want) return sized(pictures.openclipart(), want) end },
+  { "tuxpaint", "subject of a photograph or drawing, by the package's folders",
+    function(want) return sized(pictures.tuxpaint(), want) end },
+  { "clipart_rotation", "by how much a drawing is turned: 0, 90, 180 or 270 degrees",
+    function(want) return sized(rotated(pictures.openclipart(), want.seed), want) end },
+}
+for _, entry in ipairs { { "shape", "8 shapes" }, { "color", "8 colors" }, { "texture", "4 textures" },
+  { "position", "9 places" }, { "count", "one to four shapes" }, { "size", "3 sizes" } } do
+  TASKS[#TASKS + 1] = { entry[1], entry[2] .. ", procedural scenes", function(want)
+    return sized(concepts.new { n = want.train + want.val + want.test, seed = want.seed, task = entry[1] }, want)
+  end }
+end
+
+--- Every task: a list of {name =, description =}, in a fixed order.
+function data.tasks()
+  local list = {}
+  for i, entry in ipairs(TASKS) do list[i] = { name = entry[1], description = entry[2] } end
+  return list
+end
+
+--- A task's three parts.
+-- @param name     one of data.tasks()
+-- @param options  {train = 400, val = 200, test = 1000 images, seed = 0}; a smaller dataset is cut in proportion
+-- @return {train =, val =, test =} datasets
+-- @raises on an unknown name, or when the Debian package is not installed
+function data.task(name, options)
+  local want = util.options("task", options, { train = 400, val = 200, test = 1000, seed = 0 })
+  for _, part in ipairs { "train", "val", "test" } do whole("task", part, want[part], 1) end
+  local names = {}
+  for i, entry in ipairs(TASKS) do
+    if entry[1] == name then return entry[3](want) end
+    names[i] = entry[1]
+  end
+  util.fail(0, "task: unknown task '%s' (did you mean '%s'?)", tostring(name), util.nearest(tostring(name), names))
+end
+
+-- ---- batches --------------------------------------------------------------------------------------------------------------
+
+--- Bytes to network input: (v / 255 - mean) / std, channels first.
+-- @param images   uint8 (N, H, W, 3)
+-- @param options  {mean = 0.5, std = 0.25}, each a number or a list of three
+-- @return float32 (N, 3, H, W)
+function data.to_float(images, options)
+  options = util.options("to_float", options, { mean = 0.5, std = 0.25 })
+  util.check(pg.is_tensor(images), "to_float: images must be a uint8 tensor (N, H, W, 3)")
+  local function channels(value) return pg.tensor(type(value) == "table" and value or { value, value, value }) end
+  return pg.normalize_image(images, channels(options.mean), channels(options.std))
+end
+
+local Batches = {}
+Batches.__index = Batches
+
+--- The next batch: images float32 (B, 3, S, S), labels int32 (B). Never ends; a new epoch has a new order.
+function Batches:next()
+  if self.position + self.batch > self.n then self.epoch, self.position, self.order = self.epoch + 1, 0, nil end
+  if not self.order then
+    self.order = positions(random.new(self.seed, self.epoch):permutation(self.n))
+  end
+  local index = self.order:narrow(1, self.position + 1, self.batch)
+  self.position = self.position + self.batch
+  return data.to_float(self.dataset.images:index(1, index), { mean = self.mean, std = self.std }),
+    self.dataset.labels:index(1, index)
+end
+
+--- What :restore needs to go on from here: a table of numbers.
+function Batches:state()
+  return { seed = self.seed, epoch = self.epoch, position = self.position, batch = self.batch, n = self.n }
+end
+
+--- Goes on from a state, in the same order as the run that saved it; raises when dataset or batch size differ.
+function Batches:restore(state)
+  util.check(type(state) == "table" and state.n == self.n and state.batch == self.batch,
+    "batches: the state is of %s images in batches of %s, this is %d in batches of %d",
+    tostring(type(state) == "table" and state.n), tostring(type(state) == "table" and state.batch), self.n, self.batch)
+  self.seed, self.epoch, self.position, self.order = state.seed, state.epoch, state.position, nil
+  return self
+end
+
+--- Shuffled batches of a dataset, without end; the images left over at the end of an epoch wait for another order.
+-- @param options {dataset =, batch = 64, seed = 0, mean = 0.5, std = 0.25}
+-- @return an object with :next(), :state(), :restore(state)
+-- @raises when the dataset has fewer images than a batch
+function data.batches(options)
+  options = util.options("batches", options, { dataset = util.none, batch = 64, seed = 0, mean = 0.5, std = 0.25 })
+  local n = check_dataset("batches", options.dataset)
+  whole("batches", "batch", options.batch, 1)
+  util.check(n >= options.batch, "batches: a batch of %d from a dataset of %d images", options.batch, n)
+  random.new(options.seed)
+  return setmetatable({ dataset = options.dataset, n = n, batch = options.batch, seed = options.seed,
+    mean = options.mean, std = options.std, epoch = 1, position = 0 }, Batches)
+end
+
+return data

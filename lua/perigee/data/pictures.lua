@@ -1,0 +1,189 @@
+-- pictures.lua - folders of PNG pictures as datasets: a class is a folder. Reduced pictures are kept in the user's cache.
+--
+-- Symbolic links and pictures that are pixel-identical once reduced count once, so that no test picture was trained on.
+
+local ffi = require "ffi"
+local bit = require "bit"
+local lfs = require "lfs"
+local cjson = require "cjson"
+local lib = require "perigee.ffi"
+local call = require "perigee.call"
+local util = require "perigee.util"
+local pg = require "perigee"
+local random = require "perigee.data.random"
+
+local pictures = {}
+
+-- Every PNG below `folder` that is a file of its own, sorted.
+local function walk(folder, found)
+  local names = {}
+  for name in lfs.dir(folder) do
+    if name:sub(1, 1) ~= "." then names[#names + 1] = name end
+  end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local path = folder .. "/" .. name
+    local mode = lfs.symlinkattributes(path, "mode")
+    if mode == "directory" then walk(path, found)
+    elseif mode == "file" and name:lower():match "%.png$" then found[#found + 1] = path end
+  end
+  return found
+end
+
+-- The folders directly below `root` as classes: {name =, files =}.
+local function classes_of(where, root, least)
+  local classes = {}
+  for name in lfs.dir(root) do
+    local path = root .. "/" .. name
+    if name:sub(1, 1) ~= "." and lfs.symlinkattributes(path, "mode") == "directory" then
+      local files = walk(path, {})
+      util.check(#files > 0 or least > 0, "%s: the class folder %s holds no PNG", where, path)
+      if #files >= least then classes[#classes + 1] = { name = name, files = files } end
+    end
+  end
+  table.sort(classes, function(a, b) return a.name < b.name end)
+  return classes
+end
+
+-- FNV-1a, 64 bits (Fowler, Noll, Vo): names the cache file, so that a changed file list is another cache.
+local function hash(text)
+  local h = 0xcbf29ce484222325ULL
+  for i = 1, #text do h = bit.bxor(h, ffi.cast("uint64_t", text:byte(i))) * 0x100000001b3ULL end
+  return bit.tohex(h)
+end
+
+local function cache_path(name, classes, options)
+  local parts = { "1", options.size, options.per_class, options.least }
+  for _, class in ipairs(classes) do
+    for _, file in ipairs(class.files) do
+      parts[#parts + 1] = file .. lfs.attributes(file, "size") .. ":" .. lfs.attributes(file, "modification")
+    end
+  end
+  local home = os.getenv "XDG_CACHE_HOME"
+  if not home or home == "" then home = (os.getenv "HOME" or "/tmp") .. "/.cache" end
+  lfs.mkdir(home)
+  lfs.mkdir(home .. "/perigee")
+  return ("%s/perigee/%s-%d-%s"):format(home, name, options.size, hash(table.concat(parts, "\n")))
+end
+
+local function read_cache(path)
+  local file = io.open(path .. ".json", "rb")
+  if not file then return nil end
+  local ok, index = pcall(cjson.decode, file:read "*a")
+  file:close()
+  local out = ffi.new "pg_tensor *[1]"
+  if not ok or lib.pg_npy_load(path .. ".npy", out) ~= 0 then return nil end
+  local images = call.own(out[0])
+  if images:dim() ~= 4 or images:size(1) ~= #index.labels then return nil end
+  return { images = images, labels = pg.tensor(index.labels, { dtype = "int32" }), classes = index.classes,
+    files = index.files }
+end
+
+-- A cache that cannot be written costs time at the next start, and nothing else.
+local function write_cache(path, dataset)
+  if lib.pg_npy_save(path .. ".npy", dataset.images) ~= 0 then return end
+  pcall(util.write_file, path .. ".json", cjson.encode { labels = dataset.labels:totable(), classes = dataset.classes,
+    files = dataset.files })
+end
+
+local function progress(name, done, all)
+  io.stderr:write(("\r%s: reducing pictures %d/%d%s"):format(name, done, all, done == all and "\n" or ""))
+end
+
+-- Up to per_class distinct pictures of each class, in a fixed random order so that no subfolder crowds out the others.
+local function reduce(where, classes, options)
+  local seen, kept, all, done = {}, {}, 0, 0
+  local bytes = options.size * options.size * 3
+  for _, class in ipairs(classes) do all = all + #class.files end
+  for c, class in ipairs(classes) do
+    local mine = 0
+    for _, i in ipairs(random.new(0, c):permutation(#class.files)) do
+      if mine == options.per_class then break end
+      local out = ffi.new "pg_tensor *[1]"
+      if lib.pg_image_load_reduced(class.files[i], options.size, out) == 0 then
+        local image = call.own(out[0])
+        local pixels = ffi.string(image:data(), bytes)
+        image:free()
+        if not seen[pixels] then
+          seen[pixels], mine = true, mine + 1
+          kept[#kept + 1] = { pixels = pixels, label = c, file = class.files[i] }
+        end
+      elseif options.strict then
+        util.raise(where .. ": " .. ffi.string(lib.pg_last_error()))
+      end
+      done = done + 1
+      if done % 100 == 0 then progress(where, done, all) end
+    end
+    util.check(mine > 0, "%s: class '%s' holds no readable PNG", where, class.name)
+  end
+  if all >= 100 then progress(where, all, all) end
+  local images = pg.empty(#kept, options.size, options.size, 3, { dtype = "uint8" })
+  local labels, files, names, at = {}, {}, {}, images:data()
+  for i, picture in ipairs(kept) do
+    ffi.copy(at + (i - 1) * bytes, picture.pixels, bytes)
+    labels[i], files[i] = picture.label, picture.file
+  end
+  for c, class in ipairs(classes) do names[c] = class.name end
+  return { images = images, labels = pg.tensor(labels, { dtype = "int32" }), classes = names, files = files }
+end
+
+local function load(where, root, options)
+  local classes = classes_of(where, root, options.least)
+  util.check(#classes >= 2, "%s: %s has %d class folder(s) with enough pictures; a dataset needs 2 or more", where, root,
+    #classes)
+  local cache = cache_path(where, classes, options)
+  local dataset = read_cache(cache)
+  if not dataset then
+    dataset = reduce(where, classes, options)
+    write_cache(cache, dataset)
+  end
+  dataset.name = where
+  return dataset
+end
+
+local function check_root(where, root, package)
+  util.check(type(root) == "string" and lfs.attributes(root, "mode") == "directory", "%s: %s is not a folder%s", where,
+    tostring(root), package and ": install the Debian package " .. package or "")
+end
+
+--- Open Clip Art: drawings by subject, the package's top-level folders with at least 60 pictures.
+-- @param options {path =, size = 32, per_class = 300 pictures at most}
+-- @return dataset with .files
+-- @raises when openclipart-png is not installed
+function pictures.openclipart(options)
+  options = util.options("openclipart", options, { path = "/usr/share/openclipart/png", size = 32, per_class = 300 })
+  check_root("openclipart", options.path, "openclipart-png")
+  options.least = 60
+  return load("openclipart", options.path, options)
+end
+
+--- Tux Paint's stamps by top-level folder (at least 20 pictures), with a caption where a text lies beside the picture.
+-- @param options {path =, size = 32, per_class = 300 pictures at most}
+-- @return dataset with .files and .captions (list; false where there is none)
+-- @raises when tuxpaint-stamps-default is not installed
+function pictures.tuxpaint(options)
+  options = util.options("tuxpaint", options, { path = "/usr/share/tuxpaint/stamps", size = 32, per_class = 300 })
+  check_root("tuxpaint", options.path, "tuxpaint-stamps-default")
+  options.least = 20
+  local dataset = load("tuxpaint", options.path, options)
+  dataset.captions = {}
+  for i, path in ipairs(dataset.files) do
+    local file = io.open((path:gsub("%.[pP][nN][gG]$", ".txt")), "rb")
+    dataset.captions[i] = file and file:read "*l" or false -- the first line is English, the others translations
+    if file then file:close() end
+  end
+  return dataset
+end
+
+--- Any folder of class folders of PNG pictures.
+-- @param options {path =, size = 32, per_class = 100000 pictures at most}
+-- @return dataset with .files
+-- @raises on a class folder without pictures, an unreadable picture, or fewer than 2 classes
+function pictures.folder(options)
+  options = util.options("folder", options, { path = util.none, size = 32, per_class = 100000 })
+  check_root("folder", options.path)
+  options.least, options.strict = 0, true
+  return load("folder", options.path, options)
+end
+
+return pictures

@@ -1,0 +1,115 @@
+-- metrics.lua - what a representation is worth: probes, calibration, drift (docs/method.md, protocols).
+
+local util = require "perigee.util"
+
+local metrics = {}
+local function pg() return require "perigee" end
+
+--- Share of rows whose greatest logit is the label. @param logits (N, C) @param labels (N) int32 from 1
+function metrics.accuracy(logits, labels)
+  local right, predicted, wanted = 0, logits:detach():argmax(2):totable(), labels:totable()
+  for i, label in ipairs(wanted) do
+    if predicted[i] == label then right = right + 1 end
+  end
+  return right / #wanted
+end
+
+--- Expected calibration error over equal bins of confidence (Guo et al., arXiv 1706.04599).
+-- @param options {bins = 15}
+function metrics.ece(logits, labels, options)
+  options = util.options("metrics.ece", options, { bins = 15 })
+  local probability = logits:detach():softmax(2)
+  local confidence, predicted = probability:max(2):totable(), probability:argmax(2):totable()
+  local count, sure, right = {}, {}, {}
+  for i, label in ipairs(labels:totable()) do
+    local bin = math.min(options.bins, math.max(1, math.ceil(confidence[i] * options.bins)))
+    count[bin] = (count[bin] or 0) + 1
+    sure[bin] = (sure[bin] or 0) + confidence[i]
+    right[bin] = (right[bin] or 0) + (predicted[i] == label and 1 or 0)
+  end
+  local total = 0
+  for bin in pairs(count) do total = total + math.abs(sure[bin] - right[bin]) end
+  return total / labels:numel()
+end
+
+-- Trains a head full-batch. @return the head
+local function train_head(features, labels, classes, lr, steps, decay)
+  local p = pg()
+  local head = p.models.head(features:size(2), classes)
+  local opt = p.optim.AdamW(head:parameters(), { lr = lr, weight_decay = decay })
+  for _ = 1, steps do
+    opt:zero_grad()
+    p.cross_entropy(head(features), labels):backward()
+    opt:step()
+  end
+  return head
+end
+
+--- Linear probe (method 2.4): full-batch AdamW on a normalising linear head; the learning rate is chosen on a 90/10 split
+-- of the training set, then the head is fitted again on all of it.
+-- @param train, train_labels, test, test_labels  (N, D) features and (N) int32 labels from 1
+-- @param options steps (default 300; the reference uses 1000), lrs (default {0.01, 0.05, 0.1, 0.5}), weight_decay (0.01)
+-- @return test accuracy, and {head, lr, ece}
+function metrics.linear_probe(train, train_labels, test, test_labels, options)
+  options = util.options("metrics.linear_probe", options, { steps = 300, lrs = { 0.01, 0.05, 0.1, 0.5 }, weight_decay = 0.01 })
+  local p, n = pg(), train:size(1)
+  util.check(n == train_labels:numel() and test:size(1) == test_labels:numel(),
+    "linear_probe: %d features for %d labels (train), %d for %d (test)", n, train_labels:numel(), test:size(1), test_labels:numel())
+  local classes = math.max(train_labels:to("float32"):max():item(), test_labels:to("float32"):max():item())
+  train, test = train:detach(), test:detach()
+  local best_lr, best = options.lrs[1], -1
+  if #options.lrs > 1 then
+    local order = p.randperm(n)
+    local held = math.max(1, math.floor(n / 10))
+    local validation, rest = order:narrow(1, 1, held), order:narrow(1, held + 1, n - held)
+    local x, y = train:index(1, rest), train_labels:index(1, rest)
+    local vx, vy = train:index(1, validation), train_labels:index(1, validation)
+    for _, lr in ipairs(options.lrs) do
+      local head = train_head(x, y, classes, lr, options.steps, options.weight_decay)
+      local score = p.no_grad(function() return metrics.accuracy(head(vx), vy) end)
+      if score > best then best_lr, best = lr, score end
+    end
+  end
+  local head = train_head(train, train_labels, classes, best_lr, options.steps, options.weight_decay)
+  local logits = p.no_grad(function() return head(test) end)
+  return metrics.accuracy(logits, test_labels), { head = head, lr = best_lr, ece = metrics.ece(logits, test_labels) }
+end
+
+--- kNN probe: the vote of the k nearest training features by cosine; of equal votes the nearer neighbour's wins.
+function metrics.knn_probe(train, train_labels, test, test_labels, options)
+  options = util.options("metrics.knn_probe", options, { k = 10 })
+  local _, index = pg().knn(test:detach(), train:detach(), { k = options.k, metric = "cosine" })
+  local labels, right = train_labels:totable(), 0
+  local wanted = test_labels:totable()
+  for i, row in ipairs(index:totable()) do
+    local votes, best = {}, nil
+    for _, j in ipairs(row) do votes[labels[j]] = (votes[labels[j]] or 0) + 1 end
+    for _, j in ipairs(row) do
+      if not best or votes[labels[j]] > votes[best] then best = labels[j] end
+    end
+    if best == wanted[i] then right = right + 1 end
+  end
+  return right / #wanted
+end
+
+--- Mean Euclidean distance between two (N, D) sets of features of the same images.
+function metrics.l2_drift(before, after) return pg().no_grad(function() return (after - before):norm(2):mean():item() end) end
+
+--- Change of linear-probe accuracy on every task but the one fine-tuned on (method 2.4).
+-- @param before, after  task name -> accuracy @param tuned the task that was fine-tuned
+-- @return the mean, and task -> change
+function metrics.delta_lp(before, after, tuned)
+  local sum, n, each, tasks = 0, 0, {}, {}
+  for task in pairs(before) do tasks[#tasks + 1] = task end
+  table.sort(tasks) -- a sum in one order, whatever the table's
+  for _, task in ipairs(tasks) do
+    if task ~= tuned then
+      each[task] = after[task] - before[task]
+      sum, n = sum + each[task], n + 1
+    end
+  end
+  util.check(n > 0, "delta_lp: there is no task beside '%s'", tostring(tuned))
+  return sum / n, each
+end
+
+return metrics

@@ -1,0 +1,211 @@
+-- plot.lua - the figures of a run, drawn by gnuplot as png: lines, bars with error bars, forgetting curves, image grids.
+--
+-- Each function returns true when the picture was made. Without gnuplot one warning is printed and the run goes on.
+-- Colours are Okabe and Ito's eight, which people with colour-blind eyes tell apart.
+
+local util = require "perigee.util"
+
+local plot = {}
+
+local COLORS = { "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b0a000" }
+
+-- ---- gnuplot --------------------------------------------------------------------------------------------------------------------
+
+local STYLE = [[
+set encoding utf8
+set terminal pngcairo size %d,%d enhanced font "DejaVu Sans,12" linewidth 1.2 background "#ffffff"
+set border 3 linecolor "#606060"
+set tics nomirror out scale 0.5 textcolor "#303030"
+set grid linetype 1 linecolor "#e4e4e4" linewidth 0.8
+set key outside right top vertical Left reverse noenhanced samplen 2 spacing 1.25 textcolor "#303030"
+set datafile missing "NaN"
+]]
+
+local available -- nil: not asked yet
+local function has_gnuplot()
+  if available == nil then
+    local pipe = io.popen "gnuplot --version 2>/dev/null"
+    available = pipe and pipe:read "*l" ~= nil or false
+    if pipe then pipe:close() end
+    if not available then
+      io.stderr:write "perigee: gnuplot is not installed, so no charts are drawn (apt-get install gnuplot-nox)\n"
+    end
+  end
+  return available
+end
+
+local function text(s) -- a double-quoted gnuplot string
+  return '"' .. tostring(s or ""):gsub('[\\"`]', "\\%0"):gsub("[%c]", " ") .. '"'
+end
+
+local function value(x) return (x == nil or x - x ~= 0) and "NaN" or ("%.9g"):format(x) end
+
+-- Runs a script that draws to a temporary name, then renames: a kill leaves the picture of before.
+local function draw(path, width, height, body)
+  if not has_gnuplot() then return false end
+  local temporary, script_path = path .. ".tmp", path .. ".gp"
+  util.write_file(script_path, STYLE:format(width, height) .. "set output " .. text(temporary) .. "\n" .. body .. "\nunset output\n")
+  local function shell(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
+  local pipe = io.popen("gnuplot " .. shell(script_path) .. " 2>&1")
+  local said = pipe and pipe:read "*a" or ""
+  if pipe then pipe:close() end
+  os.remove(script_path)
+  local made = io.open(temporary, "rb")
+  local size = made and made:seek "end" or 0
+  if made then made:close() end
+  if size == 0 or not os.rename(temporary, path) then
+    os.remove(temporary)
+    io.stderr:write("perigee: gnuplot could not draw ", path, ": ", (said:match "[^\n]*line %d+:[^\n]*" or "no reason given"), "\n")
+    return false
+  end
+  return true
+end
+
+local function head(spec)
+  local lines = {
+    "set title " .. text(spec.title) .. ' noenhanced font "DejaVu Sans,14" textcolor "#202020"',
+    "set xlabel " .. text(spec.xlabel) .. " noenhanced", "set ylabel " .. text(spec.ylabel) .. " noenhanced",
+  }
+  if spec.logx then lines[#lines + 1] = "set logscale x" end
+  if spec.logy then lines[#lines + 1] = "set logscale y" end
+  if #(spec.series or {}) < 2 and not (spec.series and spec.series[1] and spec.series[1].name) then
+    lines[#lines + 1] = "set key off"
+  end
+  return lines
+end
+
+-- A named block of rows inside the script: no data file is left behind.
+local function block(name, columns, n)
+  local rows = { "$" .. name .. " << EOD" }
+  for i = 1, n do
+    local cells = {}
+    for c, column in ipairs(columns) do cells[c] = value(column[i]) end
+    rows[i + 1] = table.concat(cells, " ")
+  end
+  rows[n + 2] = "EOD"
+  return table.concat(rows, "\n")
+end
+
+local function check_series(where, spec)
+  util.check(type(spec) == "table" and type(spec.series) == "table" and #spec.series > 0, "%s: needs series = {...}", where)
+end
+
+local function color(i) return '"' .. COLORS[(i - 1) % #COLORS + 1] .. '"' end
+
+--- Curves over a common axis.
+-- @param path  the png
+-- @param spec  {title, xlabel, ylabel, logx, logy, width, height, series = {{name =, x = {..}, y = {..}}, ...}}
+function plot.lines(path, spec)
+  check_series("plot.lines", spec)
+  local script, parts = head(spec), {}
+  for i, s in ipairs(spec.series) do
+    util.check(#s.x == #s.y, "plot.lines: series %d has %d x and %d y", i, #s.x, #s.y)
+    script[#script + 1] = block("s" .. i, { s.x, s.y }, #s.x)
+    parts[i] = ("$s%d using 1:2 with %s linewidth 2 %slinecolor rgb %s title %s"):format(i,
+      #s.x <= 30 and "linespoints" or "lines", #s.x <= 30 and "pointtype 7 pointsize 0.7 " or "", color(i), text(s.name))
+  end
+  script[#script + 1] = "plot " .. table.concat(parts, ", ")
+  return draw(path, spec.width or 900, spec.height or 540, table.concat(script, "\n"))
+end
+
+--- Grouped bars, with error bars where a series has `err`.
+-- @param spec  {title, ylabel, groups = {"a", ..}, series = {{name =, y = {one a group}, err = {..} or nil}, ...}}
+function plot.bars(path, spec)
+  check_series("plot.bars", spec)
+  util.check(type(spec.groups) == "table", "plot.bars: needs groups = {...}")
+  local script, parts, tics, n = head(spec), {}, {}, #spec.series
+  for g, name in ipairs(spec.groups) do tics[g] = text(name) .. " " .. g end
+  local width = 0.8 / n
+  script[#script + 1] = "set xtics (" .. table.concat(tics, ", ") .. ") noenhanced scale 0\nset grid noxtics ytics"
+  script[#script + 1] = ("set xrange [0.4:%g]\nset style fill solid 0.9 noborder\nset boxwidth %g"):format(
+    #spec.groups + 0.6, width * 0.92)
+  script[#script + 1] = 'set xzeroaxis linetype 1 linecolor "#606060"'
+  local lowest = 0
+  for i, s in ipairs(spec.series) do
+    local x = {}
+    for g = 1, #spec.groups do
+      x[g] = g + (i - (n + 1) / 2) * width
+      lowest = math.min(lowest, (s.y[g] or 0) - (s.err and s.err[g] or 0))
+    end
+    script[#script + 1] = block("s" .. i, { x, s.y, s.err or {} }, #spec.groups)
+    parts[#parts + 1] = ("$s%d using 1:2 with boxes linecolor rgb %s title %s"):format(i, color(i), text(s.name))
+  end
+  for i, s in ipairs(spec.series) do
+    if s.err then parts[#parts + 1] = ('$s%d using 1:2:3 with yerrorbars pointtype 0 linewidth 1.2 linecolor rgb "#303030" notitle'):format(i) end
+  end
+  if lowest >= 0 then script[#script + 1] = "set yrange [0:*]" end -- a bar is read from zero
+  script[#script + 1] = "plot " .. table.concat(parts, ", ")
+  return draw(path, spec.width or 900, spec.height or 540, table.concat(script, "\n"))
+end
+
+--- Curves of points with error bars: downstream accuracy A_LP against what was forgotten, Delta_LP, one curve a method.
+-- @param spec  {title, xlabel, ylabel, series = {{name =, x =, y =, xerr = or nil, yerr = or nil}, ...}}
+function plot.scatter_curves(path, spec)
+  check_series("plot.scatter_curves", spec)
+  local script, parts = head({ title = spec.title, xlabel = spec.xlabel or "A_LP: accuracy on the new task",
+    ylabel = spec.ylabel or "Delta_LP: change on the old tasks", series = spec.series }), {}
+  for i, s in ipairs(spec.series) do
+    util.check(#s.x == #s.y, "plot.scatter_curves: series %d has %d x and %d y", i, #s.x, #s.y)
+    local zero = {}
+    for k = 1, #s.x do zero[k] = 0 end
+    script[#script + 1] = block("s" .. i, { s.x, s.y, s.xerr or zero, s.yerr or zero }, #s.x)
+    parts[#parts + 1] = ("$s%d using 1:2:3:4 with xyerrorbars pointtype 0 linewidth 1 linecolor rgb %s notitle"):format(i, color(i))
+    parts[#parts + 1] = ("$s%d using 1:2 with linespoints pointtype %d pointsize 1.1 linewidth 1.8 linecolor rgb %s title %s")
+      :format(i, ({ 7, 5, 9, 11, 13 })[(i - 1) % 5 + 1], color(i), text(s.name))
+  end
+  script[#script + 1] = "set offsets graph 0.04, graph 0.04, graph 0.06, graph 0.06\nset xzeroaxis linetype 1 linecolor \"#b0b0b0\""
+  script[#script + 1] = "plot " .. table.concat(parts, ", ")
+  return draw(path, spec.width or 900, spec.height or 540, table.concat(script, "\n"))
+end
+
+-- ---- images ------------------------------------------------------------------------------------------------------------------------
+
+local function rgb(hex)
+  local r, g, b = hex:match "^#(%x%x)(%x%x)(%x%x)$"
+  util.check(r, "plot.grid: a border is '#rrggbb', got '%s'", hex)
+  return tonumber(r, 16), tonumber(g, 16), tonumber(b, 16)
+end
+
+--- Images in rows and columns on white, each with a border where one is named.
+-- @param rows     list of rows, each a list of uint8 tensors (height, width, 3) of one size
+-- @param options  {gap = 6, border = 3, borders = {row -> {column -> "#rrggbb"}}}
+function plot.grid(path, rows, options)
+  options = util.options("plot.grid", options, { gap = 6, border = 3, borders = util.none })
+  local pg = require "perigee"
+  local first = util.check(rows[1] and rows[1][1], "plot.grid: there is no image")
+  local h, w, columns = first:size(1), first:size(2), 0
+  for _, row in ipairs(rows) do columns = math.max(columns, #row) end
+  local border, gap = options.border, options.gap
+  local cell_h, cell_w = h + 2 * border, w + 2 * border
+  local height, width = #rows * (cell_h + gap) + gap, columns * (cell_w + gap) + gap
+  local canvas = pg.full({ height, width, 3 }, 255, { dtype = "uint8" })
+  local pixels = canvas:data()
+  local ffi = require "ffi"
+  for r, row in ipairs(rows) do
+    for c, image in ipairs(row) do
+      local sizes = image:shape()
+      util.check(#sizes == 3 and sizes[1] == h and sizes[2] == w and sizes[3] == 3 and image:dtype() == "uint8",
+        "plot.grid: image (%d, %d) must be uint8 (%d, %d, 3), is %s (%s)", r, c, h, w, image:dtype(), table.concat(sizes, ", "))
+      local top, left = gap + (r - 1) * (cell_h + gap), gap + (c - 1) * (cell_w + gap)
+      local frame = options.borders and options.borders[r] and options.borders[r][c]
+      if frame then
+        local red, green, blue = rgb(frame)
+        for y = top, top + cell_h - 1 do
+          for x = left, left + cell_w - 1 do
+            local p = pixels + (y * width + x) * 3
+            p[0], p[1], p[2] = red, green, blue
+          end
+        end
+      end
+      local whole = image:is_contiguous() and image or image:contiguous()
+      local source = whole:data()
+      for y = 0, h - 1 do
+        ffi.copy(pixels + ((top + border + y) * width + left + border) * 3, source + y * w * 3, w * 3)
+      end
+    end
+  end
+  pg.image.save(path, canvas)
+  return true
+end
+
+return plot

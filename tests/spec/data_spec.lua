@@ -1,0 +1,164 @@
+-- data_spec.lua - datasets, splits, tasks and batches.
+
+local pg = require "perigee"
+local ffi = require "ffi"
+local data = pg.data
+
+local function bytes(images) return ffi.string(images:data(), images:numel()) end
+local function exists(path)
+  local file = io.open(path, "rb")
+  if file then file:close() end
+  return file ~= nil
+end
+local function raises(pattern, fn)
+  local ok, message = pcall(fn)
+  assert.is_false(ok)
+  assert.is_truthy(tostring(message):match(pattern), ("'%s' does not match '%s'"):format(tostring(message), pattern))
+end
+
+describe("concepts", function()
+  it("renders the same scenes from the same seed, whatever the number of threads", function()
+    local threads = pg.threads()
+    local a = data.concepts { n = 40, seed = 5 }
+    pg.threads(1)
+    local b = data.concepts { n = 40, seed = 5 }
+    pg.threads(threads)
+    assert.are.equal(bytes(a.images), bytes(b.images))
+    assert.are_not.equal(bytes(a.images), bytes(data.concepts { n = 40, seed = 6 }.images))
+  end)
+
+  it("never moves the global generator", function()
+    pg.seed(1)
+    local before = pg.rng_state()
+    data.task("shape", { train = 20, val = 10, test = 10 })
+    assert.are.same(before, pg.rng_state())
+  end)
+
+  it("labels each scene by the task's property", function()
+    for _, task in ipairs { "shape", "color", "texture", "position", "count", "size" } do
+      local scenes = data.concepts { n = 30, task = task, seed = 2 }
+      assert.are.same({ 30, 32, 32, 3 }, scenes.images:shape())
+      for i, label in ipairs(scenes.labels:totable()) do
+        local caption = scenes:caption(i)
+        assert.is_truthy(caption:find(scenes.classes[label], 1, true), caption)
+        local answered = false
+        for _, q in ipairs(scenes:questions(i)) do answered = answered or q.about == task and q.answer == scenes.classes[label] end
+        assert.is_true(answered)
+      end
+    end
+  end)
+
+  it("keeps held-out combinations out", function()
+    local scenes = data.concepts { n = 400, hold_out = { { color = "red", shape = "star" } } }
+    for i = 1, 400 do
+      local caption = scenes:caption(i)
+      assert.is_false(caption:find "red" ~= nil and caption:find "star" ~= nil)
+    end
+  end)
+
+  it("says what is wrong", function()
+    raises("did you mean 'shape'", function() data.concepts { task = "shap" } end)
+    raises("did you mean 'seed'", function() data.concepts { sed = 1 } end)
+    raises("outside 8..512", function() data.concepts { n = 1, size = 4 } end)
+    raises("at least two properties", function() data.concepts { hold_out = { { color = "red" } } } end)
+  end)
+end)
+
+describe("parts", function()
+  local scenes = data.concepts { n = 200, task = "texture", seed = 3 }
+
+  it("splits without overlap, keeping every class's share", function()
+    local parts = data.split(scenes, { train = 0.7, val = 0.1, test = 0.2 }, 4)
+    local seen, total = {}, 0
+    for _, part in pairs(parts) do
+      local n = part.labels:numel()
+      total = total + n
+      for i = 0, n - 1 do
+        local picture = ffi.string(part.images:data() + i * 3072, 3072)
+        assert.is_nil(seen[picture])
+        seen[picture] = true
+      end
+    end
+    assert.are.equal(200, total)
+    local all, train = data.class_counts(scenes), data.class_counts(parts.train)
+    for c, count in ipairs(all) do assert.is_true(math.abs(train[c] - 0.7 * count) <= 1) end
+    assert.are.equal(bytes(parts.val.images), bytes(data.split(scenes, { train = 0.7, val = 0.1, test = 0.2 }, 4).val.images))
+  end)
+
+  it("takes subsets in the order given", function()
+    local part, labels = data.subset(scenes, { 7, 2, 7 }), scenes.labels:totable()
+    assert.are.same({ labels[7], labels[2], labels[7] }, part.labels:totable())
+  end)
+
+  it("says what is wrong", function()
+    raises("more than 1", function() data.split(scenes, { a = 0.7, b = 0.7 }) end)
+    raises("would be empty", function() data.split(scenes, { a = 0.0001 }) end)
+    raises("is empty", function() data.subset(scenes, {}) end)
+    raises("201", function() data.subset(scenes, { 201 }) end)
+    raises("200 images and 3 labels", function()
+      data.split({ name = "x", images = scenes.images, labels = pg.arange(3), classes = {} }, { a = 1 })
+    end)
+    raises("did you mean 'texture'", function() data.task("textur") end)
+  end)
+end)
+
+describe("batches", function()
+  local scenes = data.concepts { n = 50, task = "color" }
+
+  it("visits every image once an epoch, normalised, channels first", function()
+    local batches, seen = data.batches { dataset = scenes, batch = 10, seed = 1 }, {}
+    for _ = 1, 5 do
+      local images, labels = batches:next()
+      assert.are.same({ 10, 3, 32, 32 }, images:shape())
+      assert.are.equal("int32", labels:dtype())
+      for i = 1, 10 do seen[images:get(i, 1, 5, 5) .. " " .. images:get(i, 2, 20, 9) .. " " .. images:get(i, 3, 30, 30)] = true end
+    end
+    local distinct = 0
+    for _ in pairs(seen) do distinct = distinct + 1 end
+    assert.is_true(distinct >= 45)
+    local x = data.to_float(scenes.images)
+    assert.is_true(math.abs(x:get(3, 2, 4, 5) - (scenes.images:get(3, 4, 5, 2) / 255 - 0.5) / 0.25) < 1e-5)
+  end)
+
+  it("goes on from a saved state as if it had never stopped", function()
+    local a = data.batches { dataset = scenes, batch = 16, seed = 9 }
+    for _ = 1, 4 do a:next() end
+    local state = a:state()
+    local b = data.batches { dataset = scenes, batch = 16, seed = 0 }:restore(state)
+    for _ = 1, 5 do
+      local x, y = a:next()
+      local u, v = b:next()
+      assert.are.same(y:totable(), v:totable())
+      assert.are.same(x:totable(), u:totable())
+    end
+  end)
+
+  it("says what is wrong", function()
+    raises("a batch of 64 from a dataset of 50", function() data.batches { dataset = scenes } end)
+    raises("needs a dataset", function() data.batches { batch = 3 } end)
+    local batches = data.batches { dataset = scenes, batch = 5 }
+    raises("in batches of 7", function() batches:restore { n = 50, batch = 7 } end)
+  end)
+end)
+
+describe("datasets of the system", function()
+  it("names the package of a missing one", function()
+    raises("dataset%-fashion%-mnist", function() data.fashion_mnist { path = "/nowhere" } end)
+    raises("openclipart%-png", function() data.openclipart { path = "/nowhere" } end)
+    raises("tuxpaint%-stamps%-default", function() data.tuxpaint { path = "/nowhere" } end)
+    raises("not a folder", function() data.folder { path = "/nowhere" } end)
+  end)
+
+  it("reads Fashion-MNIST", function()
+    if not exists "/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz" then
+      return pending "dataset-fashion-mnist is not installed"
+    end
+    local test = data.fashion_mnist { split = "test" }
+    assert.are.same({ 10000, 32, 32, 3 }, test.images:shape())
+    for _, count in ipairs(data.class_counts(test)) do assert.are.equal(1000, count) end
+    assert.are.equal("ankle boot", test.classes[test.labels:get(1)])
+    assert.are.equal(0, test.images:get(1, 1, 1, 1))
+  end)
+
+  it("lists at least eight tasks", function() assert.is_true(#data.tasks() >= 8) end)
+end)

@@ -1,0 +1,95 @@
+-- training_spec.lua - modules, optimisers and regularisers at work on something small.
+
+local pg = require "perigee"
+
+local function small()
+  return pg.models.vit { image = 8, patch = 4, width = 16, depth = 2, heads = 2 }
+end
+
+describe("training", function()
+  before_each(function() pg.seed(5) end)
+
+  it("AdamW follows the formula for three steps", function()
+    local p = pg.tensor({ 1, -2 }, { dtype = "float64" }):requires_grad_(true)
+    local opt = pg.optim.AdamW({ p }, { lr = 0.1, weight_decay = 0.01, eps = 1e-8 })
+    local x, m, v = { 1, -2 }, { 0, 0 }, { 0, 0 }
+    for t = 1, 3 do
+      opt:zero_grad()
+      local loss = (p * p):sum()
+      loss:backward()
+      opt:step()
+      for i = 1, 2 do
+        local g = 2 * x[i]
+        x[i] = x[i] * (1 - 0.1 * 0.01)
+        m[i], v[i] = 0.9 * m[i] + 0.1 * g, 0.999 * v[i] + 0.001 * g * g
+        x[i] = x[i] - 0.1 / (1 - 0.9 ^ t) * m[i] / (math.sqrt(v[i]) / math.sqrt(1 - 0.999 ^ t) + 1e-8)
+      end
+    end
+    for i = 1, 2 do assert.is_true(math.abs(p:get(i) - x[i]) < 1e-12) end
+  end)
+
+  it("a transformer fits eight images", function()
+    local model, head = small(), pg.models.head(16, 4)
+    local parameters = model:parameters()
+    for _, t in ipairs(head:parameters()) do parameters[#parameters + 1] = t end
+    local opt = pg.optim.AdamW(parameters, { lr = 1e-2 })
+    local images, labels = pg.randn(8, 3, 8, 8), pg.tensor({ 1, 2, 3, 4, 1, 2, 3, 4 }, { dtype = "int32" })
+    local first, last
+    for _ = 1, 60 do
+      opt:zero_grad()
+      local loss = pg.cross_entropy(head(model(images)) * 10, labels)
+      loss:backward()
+      opt:step()
+      first, last = first or loss:item(), loss:item()
+    end
+    assert.is_true(last < 0.1 * first, ("%g -> %g"):format(first, last))
+  end)
+
+  it("the same seed gives the same bits", function()
+    local function train()
+      pg.seed(9)
+      local model = small()
+      local opt = pg.optim.AdamW(model:parameters(), { lr = 1e-2 })
+      for _ = 1, 3 do
+        opt:zero_grad()
+        model(pg.randn(4, 3, 8, 8)):sum():backward()
+        opt:step()
+      end
+      return model(pg.ones(1, 3, 8, 8)):totable()
+    end
+    assert.are.same(train(), train())
+  end)
+
+  it("every regulariser is zero or least at the start, and gives gradients away from it", function()
+    local pretrained = small():requires_grad_(false)
+    local images = pg.randn(12, 3, 8, 8)
+    for _, name in ipairs(pg.regularize.names()) do
+      local model = small()
+      local options = (name == "fda" or name == "proxy_fda") and { k = 3 } or nil
+      if name == "proxy_fda" then options.batch = 12 end
+      local method = pg.regularize.new(name, pretrained, options)
+      local features, tokens = model:forward_features(images, method.depths)
+      local loss = method.loss { model = model, images = images, features = features, tokens = tokens }
+      if name == "naive" then
+        assert.is_nil(loss)
+      else
+        assert.is_true(loss:item() > 0)
+        loss:backward()
+        method.step()
+        assert.is_truthy(model.patch.weight.grad, name)
+        assert.is_nil(pretrained.patch.weight.grad)
+      end
+    end
+  end)
+
+  it("memory stays flat over many steps without a collectgarbage", function()
+    local w = pg.randn(64, 64):requires_grad_(true)
+    local x = pg.randn(256, 64)
+    for step = 1, 2000 do
+      w.grad = nil
+      x:matmul(w):relu():sum():backward()
+      if step == 200 then pg.memory() end
+    end
+    assert.is_true(pg.memory().peak < 300e6)
+  end)
+end)
