@@ -31,10 +31,11 @@
 /* ---- error.c ---------------------------------------------------------------------------------------------------- */
 
 int pg_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3))); /* sets the text, returns code */
-int64_t pg_shown(int64_t index);  /* a 0-based position or label as messages print it */
+int64_t pg_shown(int64_t index);                           /* a 0-based position or label as messages print it */
 char *pg_shape_text(const pg_tensor *t, char buffer[128]); /* "(2, 3)" */
 
-/* ---- mem.c, device_cpu.c ------------------------------------------------------------------------------------------ */
+/* ---- mem.c, device_cpu.c ------------------------------------------------------------------------------------------
+ */
 
 typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fills one */
   const char *name;
@@ -61,10 +62,12 @@ typedef struct pg_storage {
 
 int pg_storage_new(int32_t device, size_t bytes, pg_storage **out);
 void pg_storage_release(pg_storage *s);
-void *pg_scratch_alloc(size_t bytes); /* CPU memory from the caching allocator, 64-byte aligned; NULL when there is none */
+void *
+pg_scratch_alloc(size_t bytes); /* CPU memory from the caching allocator, 64-byte aligned; NULL when there is none */
 void pg_scratch_free(void *p, size_t bytes);
 
-/* ---- tensor.c ------------------------------------------------------------------------------------------------------ */
+/* ---- tensor.c ------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct pg_node pg_node;
 
@@ -85,31 +88,34 @@ extern const size_t pg_dtype_bytes[PG_DTYPES];
 static inline bool pg_is_float(int32_t dtype) { return dtype == PG_FLOAT32 || dtype == PG_FLOAT64; }
 #define PG_AT(type, t) ((type *)(t)->storage->data + (t)->offset) /* first element */
 
-int pg_new_like(const pg_tensor *t, pg_tensor **out);                     /* contiguous, not initialised */
-int pg_new_shell(const pg_tensor *t, pg_tensor **out);                    /* shape and dtype only */
+int pg_new_like(const pg_tensor *t, pg_tensor **out);  /* contiguous, not initialised */
+int pg_new_shell(const pg_tensor *t, pg_tensor **out); /* shape and dtype only */
 int pg_view(pg_tensor *t, int32_t ndim, const int64_t *shape, const int64_t *stride, int64_t offset, pg_tensor **out);
-int pg_alias(pg_tensor *t, pg_tensor **out);                              /* same view, no history */
+int pg_alias(pg_tensor *t, pg_tensor **out); /* same view, no history */
 bool pg_same_shape(const pg_tensor *a, const pg_tensor *b);
 void pg_contiguous_strides(int32_t ndim, const int64_t *shape, int64_t *stride);
 int pg_check_live(const pg_tensor *t, const char *what);
 int pg_add_into(pg_tensor *sum, const pg_tensor *t); /* sum += t, both contiguous, same shape and dtype */
 
-/* ---- rng.c ---------------------------------------------------------------------------------------------------------- */
+/* ---- rng.c ----------------------------------------------------------------------------------------------------------
+ */
 
 void pg_rng_reserve(uint64_t count, uint64_t *seed, uint64_t *offset); /* takes `count` numbers off the global stream */
-/* Number i of the stream (seed, offset): 32 random bits, uniform [0,1) with 24 bits, a normal. The same on every device. */
+/* Number i of the stream (seed, offset): 32 random bits, uniform [0,1) with 24 bits, a normal. The same on every
+ * device. */
 uint32_t pg_rng_bits(uint64_t seed, uint64_t index);
 static inline float pg_uniform(uint64_t seed, uint64_t index) { return (pg_rng_bits(seed, index) >> 8) * 0x1p-24f; }
 float pg_normal(uint64_t seed, uint64_t index);
 
-/* ---- gemm.c ---------------------------------------------------------------------------------------------------------- */
+/* ---- gemm.c
+ * ---------------------------------------------------------------------------------------------------------- */
 
 /* C (m,n) = alpha * op(A) (m,k) * op(B) (k,n) + beta * C, row-major with leading dimensions; trans: 0 or 1. */
 void pg_gemm_f32(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                  const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 void pg_gemm_f64(int ta, int tb, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda,
                  const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
-void pg_syrk_f32(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc);   /* both halves of A A^T */
+void pg_syrk_f32(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc); /* both halves of A A^T */
 void pg_syrk_f64(int64_t n, int64_t k, const double *a, int64_t lda, double *c, int64_t ldc);
 
 #endif

@@ -1,4 +1,5 @@
-/* gemm.c - matrix products through BLAS. Inside a parallel region OpenBLAS's OpenMP flavour runs on the calling thread. */
+/* gemm.c - matrix products through BLAS. Inside a parallel region OpenBLAS's OpenMP flavour runs on the calling thread.
+ */
 #include "core.h"
 #include <cblas.h>
 
@@ -21,10 +22,18 @@ void pg_gemm_f64(int ta, int tb, int64_t m, int64_t n, int64_t k, double alpha, 
 /* BLAS fills the lower half; the upper is mirrored in blocks that fit the first-level cache. */
 #define MIRROR(type)                                                                                                   \
   enum { SIDE = 32 };                                                                                                  \
-  _Pragma("omp parallel for schedule(dynamic) if (n > 256)") for (int64_t i0 = 0; i0 < n; i0 += SIDE)                  \
-      for (int64_t j0 = 0; j0 <= i0; j0 += SIDE)                                                                       \
-          for (int64_t i = i0; i < PG_MIN(i0 + SIDE, n); i++)                                                          \
-              for (int64_t j = j0; j < PG_MIN(j0 + SIDE, i); j++) c[j * ldc + i] = c[i * ldc + j];
+  _Pragma(                                                                                                             \
+      "omp parallel for schedule(dynamic) if (n > 256)") for (int64_t i0 = 0; i0 < n;                                  \
+                                                              i0 +=                                                    \
+                                                              SIDE) for (int64_t j0 = 0; j0 <= i0;                     \
+                                                                         j0 +=                                         \
+                                                                         SIDE) for (int64_t i = i0;                    \
+                                                                                    i < PG_MIN(i0 + SIDE, n);          \
+                                                                                    i++) for (int64_t j = j0;          \
+                                                                                              j <                      \
+                                                                                              PG_MIN(j0 + SIDE, i);    \
+                                                                                              j++) c[j * ldc + i] =    \
+      c[i * ldc + j];
 
 void pg_syrk_f32(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc) {
   if (!n) return;

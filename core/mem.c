@@ -1,9 +1,9 @@
 /* mem.c - storage: a caching allocator over whatever device holds the bytes, with live and peak counts.
  *
  * Freed blocks are kept by size class and handed out again: a training step asks for the same sizes every time, and the
- * first touch of fresh pages costs more than most kernels. Sizes are rounded to a sixteenth of their power of two, so at
- * most 1/16 is wasted. The cache holds at most as much as was ever live at once, within CACHE_LEAST..CACHE_MOST; what
- * exceeds that goes back to the system, the largest blocks first.
+ * first touch of fresh pages costs more than most kernels. Sizes are rounded to a sixteenth of their power of two, so
+ * at most 1/16 is wasted. The cache holds at most as much as was ever live at once, within CACHE_LEAST..CACHE_MOST;
+ * what exceeds that goes back to the system, the largest blocks first.
  */
 #include "core.h"
 #include <pthread.h>
@@ -83,8 +83,8 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
   int64_t live = stats->live, tensors = stats->tensors;
   pthread_mutex_unlock(&lock);
   if (status == PG_ERR_MEMORY)
-    return pg_fail(PG_ERR_MEMORY, "out of memory on %s: %.1f MB asked for while %lld tensors hold %.1f MB", vtable->name,
-                   bytes / 1e6, (long long)tensors, live / 1e6);
+    return pg_fail(PG_ERR_MEMORY, "out of memory on %s: %.1f MB asked for while %lld tensors hold %.1f MB",
+                   vtable->name, bytes / 1e6, (long long)tensors, live / 1e6);
   return status;
 }
 

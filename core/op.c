@@ -32,7 +32,8 @@ int32_t pg_op_has_kernel(int32_t op, int32_t device, int32_t dtype, int32_t back
   return kernel_of(op, device, dtype, backward) != NULL;
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------------ */
+/* ---- messages ------------------------------------------------------------------------------------------------------
+ */
 
 int pg_op_fail(const pg_call *c, const char *format, ...) {
   char text[512], shape[128];
@@ -45,13 +46,16 @@ int pg_op_fail(const pg_call *c, const char *format, ...) {
     if (c->in[i])
       used += snprintf(text + used, sizeof text - (size_t)used, "%s %s %s", i ? "," : ":", info->name,
                        pg_shape_text(c->in[i], shape));
-    if (!(info->flags & PG_LIST)) info++;
-    else if (i >= 5) break;
+    if (!(info->flags & PG_LIST))
+      info++;
+    else if (i >= 5)
+      break;
   }
   return pg_fail(PG_ERR_SHAPE, "%s: %s", c->op->info.name, text);
 }
 
-/* ---- for shape rules ------------------------------------------------------------------------------------------------ */
+/* ---- for shape rules ------------------------------------------------------------------------------------------------
+ */
 
 int pg_out(pg_call *c, int i, int32_t dtype, int32_t ndim, const int64_t *shape) {
   int32_t device = PG_CPU;
@@ -100,7 +104,8 @@ int pg_check_indices(const pg_call *c, const pg_tensor *index, int64_t n, const 
                  (long long)pg_shown(n - 1));
 }
 
-/* ---- validation ------------------------------------------------------------------------------------------------------- */
+/* ---- validation
+ * ------------------------------------------------------------------------------------------------------- */
 
 static int check_inputs(pg_call *c, int32_t *dtype, int32_t *device) {
   const char *name = c->op->info.name;
@@ -157,7 +162,8 @@ static int check_params(const pg_op *op, const pg_value *given, pg_value *checke
   return PG_OK;
 }
 
-/* ---- the call ----------------------------------------------------------------------------------------------------------- */
+/* ---- the call
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static int flatten_inputs(pg_call *c, pg_tensor *const *in) {
   const pg_arg_info *info = c->op->info.inputs;
@@ -165,8 +171,10 @@ static int flatten_inputs(pg_call *c, pg_tensor *const *in) {
     bool strided = info->flags & PG_STRIDED || !in[i] || pg_is_contiguous(in[i]) || c->op->flags & PG_F_VIEW;
     if (!strided && info->flags & PG_WRITTEN)
       return pg_fail(PG_ERR_STATE, "%s: %s is changed in place and must be contiguous", c->op->info.name, info->name);
-    if (strided) c->in[i] = pg_retain(in[i]);
-    else PG_TRY(pg_contiguous(in[i], &c->in[i]));
+    if (strided)
+      c->in[i] = pg_retain(in[i]);
+    else
+      PG_TRY(pg_contiguous(in[i], &c->in[i]));
     if (!(info->flags & PG_LIST)) info++;
   }
   return PG_OK;
@@ -254,8 +262,10 @@ int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *par
   for (int32_t i = 0; i < n_in; i++) pg_release(c.in[i]);
   if (c.in != few) free(c.in);
   for (int32_t i = 0, at = 0; i < c.n_out; i++) {
-    if (!status && !(c.op->info.outputs[i].flags & PG_HIDDEN)) out[at++] = c.out[i];
-    else pg_release(c.out[i]);
+    if (!status && !(c.op->info.outputs[i].flags & PG_HIDDEN))
+      out[at++] = c.out[i];
+    else
+      pg_release(c.out[i]);
   }
   return status;
 }

@@ -26,53 +26,71 @@ enum { PG_MAX_OUTPUTS = 4 };
 typedef struct pg_call {
   const struct pg_op *op;
   int32_t n_in;
-  pg_tensor **in;                  /* inputs; contiguous unless declared PG_STRIDED; NULL: an absent optional one */
-  pg_tensor *out[PG_MAX_OUTPUTS];  /* forward: allocated after `shape`, contiguous, not initialised */
-  int32_t n_out;                   /* outputs that the descriptor declares */
-  const pg_value *p;               /* parameters in the declared order; dims already made non-negative by pg_dim() */
-  uint64_t seed, offset;           /* PG_F_RANDOM: this call's own stretch of the generator's stream */
+  pg_tensor **in;                 /* inputs; contiguous unless declared PG_STRIDED; NULL: an absent optional one */
+  pg_tensor *out[PG_MAX_OUTPUTS]; /* forward: allocated after `shape`, contiguous, not initialised */
+  int32_t n_out;                  /* outputs that the descriptor declares */
+  const pg_value *p;              /* parameters in the declared order; dims already made non-negative by pg_dim() */
+  uint64_t seed, offset;          /* PG_F_RANDOM: this call's own stretch of the generator's stream */
   pg_tensor *grad_out[PG_MAX_OUTPUTS]; /* backward: dLoss/dout, contiguous; zeros where nothing flowed back */
-  pg_tensor **grad_in;             /* backward: assign every element; NULL where no gradient is wanted */
+  pg_tensor **grad_in;                 /* backward: assign every element; NULL where no gradient is wanted */
 } pg_call;
 
 typedef int (*pg_kernel)(pg_call *c);
 
-enum { /* flags of an op */
-  PG_F_VIEW = 1,        /* forward is `view`: makes out[0] over in[0]'s storage */
-  PG_F_RANDOM = 2,      /* takes pg_numel(in[0]) numbers from the generator */
-  PG_F_MIXED = 4,       /* inputs may differ in floating dtype; otherwise all floating inputs share one */
-  PG_F_HOST = 8         /* runs on the host whatever the device (image files and the like) */
+enum {                  /* flags of an op */
+       PG_F_VIEW = 1,   /* forward is `view`: makes out[0] over in[0]'s storage */
+       PG_F_RANDOM = 2, /* takes pg_numel(in[0]) numbers from the generator */
+       PG_F_MIXED = 4,  /* inputs may differ in floating dtype; otherwise all floating inputs share one */
+       PG_F_HOST = 8    /* runs on the host whatever the device (image files and the like) */
 };
 
 typedef struct pg_op {
   pg_op_info info;
   int32_t flags;
-  int (*shape)(pg_call *c);       /* checks shapes and declares outputs with pg_out(); */
-  int (*view)(pg_call *c);        /* PG_F_VIEW: sets out[0] with pg_view() */
-  pg_kernel forward[PG_DTYPES];   /* by the dtype of the first input that is present; NULL: not for this dtype */
+  int (*shape)(pg_call *c);     /* checks shapes and declares outputs with pg_out(); */
+  int (*view)(pg_call *c);      /* PG_F_VIEW: sets out[0] with pg_view() */
+  pg_kernel forward[PG_DTYPES]; /* by the dtype of the first input that is present; NULL: not for this dtype */
   pg_kernel backward[PG_DTYPES];
-  uint32_t needs;                 /* what backward reads: PG_NEED_IN(i) | PG_NEED_OUT(i); the rest are shells */
+  uint32_t needs; /* what backward reads: PG_NEED_IN(i) | PG_NEED_OUT(i); the rest are shells */
 } pg_op;
 
 #define PG_NEED_IN(i) (1u << (i))
 #define PG_NEED_OUT(i) (1u << (16 + (i)))
 #define PG_NEED_ALL_IN 0xffffu
 
-#define PG_REALS(f) {[PG_FLOAT32] = f##_f32, [PG_FLOAT64] = f##_f64}
-#define PG_ANY(f) {[PG_FLOAT32] = f, [PG_FLOAT64] = f, [PG_INT32] = f, [PG_UINT8] = f}
-#define PG_ANY_REAL(f) {[PG_FLOAT32] = f, [PG_FLOAT64] = f}
-#define PG_ARGS(...) (const pg_arg_info[]) {__VA_ARGS__, {0}}
-#define PG_PARAMS(...) (const pg_param_info[]) {__VA_ARGS__, {0}}
-#define PG_SAMPLES(...) (const char *const[]) {__VA_ARGS__, NULL}
+#define PG_REALS(f)                                                                                                    \
+  { [PG_FLOAT32] = f##_f32, [PG_FLOAT64] = f##_f64 }
+#define PG_ANY(f)                                                                                                      \
+  { [PG_FLOAT32] = f, [PG_FLOAT64] = f, [PG_INT32] = f, [PG_UINT8] = f }
+#define PG_ANY_REAL(f)                                                                                                 \
+  { [PG_FLOAT32] = f, [PG_FLOAT64] = f }
+#define PG_ARGS(...)                                                                                                   \
+  (const pg_arg_info[]) {                                                                                              \
+    __VA_ARGS__, { 0 }                                                                                                 \
+  }
+#define PG_PARAMS(...)                                                                                                 \
+  (const pg_param_info[]) {                                                                                            \
+    __VA_ARGS__, { 0 }                                                                                                 \
+  }
+#define PG_SAMPLES(...)                                                                                                \
+  (const char *const[]) { __VA_ARGS__, NULL }
 /* {"x", 0, "(N, D) float"} is an input; PG_NUM("eps", 1e-5, 0, 1, "added to the variance") a parameter. */
-#define PG_NUM(name, def, lo, hi, help) {name, PG_P_NUMBER, def, lo, hi, NULL, help}
-#define PG_INT(name, def, lo, hi, help) {name, PG_P_INTEGER, def, lo, hi, NULL, help}
-#define PG_FLAG(name, def, help) {name, PG_P_BOOLEAN, def, 0, 1, NULL, help}
-#define PG_ONE_DIM(name, def, help) {name, PG_P_DIM, def, 0, 0, NULL, help}
-#define PG_DIM_LIST(name, help) {name, PG_P_DIMS, 0, 0, 0, NULL, help}
-#define PG_INT_LIST(name, help) {name, PG_P_INTS, 0, 0, 0, NULL, help}
-#define PG_POSITION(name, help) {name, PG_P_INDEX, NAN, 0, 0, NULL, help}
-#define PG_WORD(name, def, choices, help) {name, PG_P_CHOICE, def, 0, 0, choices, help}
+#define PG_NUM(name, def, lo, hi, help)                                                                                \
+  { name, PG_P_NUMBER, def, lo, hi, NULL, help }
+#define PG_INT(name, def, lo, hi, help)                                                                                \
+  { name, PG_P_INTEGER, def, lo, hi, NULL, help }
+#define PG_FLAG(name, def, help)                                                                                       \
+  { name, PG_P_BOOLEAN, def, 0, 1, NULL, help }
+#define PG_ONE_DIM(name, def, help)                                                                                    \
+  { name, PG_P_DIM, def, 0, 0, NULL, help }
+#define PG_DIM_LIST(name, help)                                                                                        \
+  { name, PG_P_DIMS, 0, 0, 0, NULL, help }
+#define PG_INT_LIST(name, help)                                                                                        \
+  { name, PG_P_INTS, 0, 0, 0, NULL, help }
+#define PG_POSITION(name, help)                                                                                        \
+  { name, PG_P_INDEX, NAN, 0, 0, NULL, help }
+#define PG_WORD(name, def, choices, help)                                                                              \
+  { name, PG_P_CHOICE, def, 0, 0, choices, help }
 
 /* For shape rules. */
 int pg_out(pg_call *c, int i, int32_t dtype, int32_t ndim, const int64_t *shape); /* declares output i */

@@ -60,9 +60,9 @@ int pg_copy(pg_tensor *dst, const pg_tensor *src);              /* same shape; c
 int pg_fill(pg_tensor *t, double value);
 int pg_convert(pg_tensor *t, int32_t dtype, int32_t device, pg_tensor **out); /* not recorded; see op `to` */
 int pg_contiguous(pg_tensor *t, pg_tensor **out);                             /* not recorded */
-int pg_randn(pg_tensor *t);                           /* in place, normal(0, 1) from the global generator */
-int pg_rand(pg_tensor *t);                            /* in place, uniform [0, 1) */
-int pg_randperm(int32_t *out, int64_t n);             /* a uniformly random order of 0..n-1 */
+int pg_randn(pg_tensor *t);                               /* in place, normal(0, 1) from the global generator */
+int pg_rand(pg_tensor *t);                                /* in place, uniform [0, 1) */
+int pg_randperm(int32_t *out, int64_t n);                 /* a uniformly random order of 0..n-1 */
 int pg_count_nonfinite(const pg_tensor *t, int64_t *out); /* NaN and infinity */
 
 /* ---- autograd -------------------------------------------------------------------------------------------------- */
@@ -70,13 +70,14 @@ int pg_count_nonfinite(const pg_tensor *t, int64_t *out); /* NaN and infinity */
 int pg_set_requires_grad(pg_tensor *t, int32_t on);
 int32_t pg_requires_grad(const pg_tensor *t);
 int32_t pg_is_leaf(const pg_tensor *t);
-int pg_detach(pg_tensor *t, pg_tensor **out);      /* same storage, no history */
-pg_tensor *pg_grad(pg_tensor *t);                  /* borrowed; NULL when there is none */
-int pg_set_grad(pg_tensor *t, pg_tensor *grad);    /* NULL clears */
+int pg_detach(pg_tensor *t, pg_tensor **out);                   /* same storage, no history */
+pg_tensor *pg_grad(pg_tensor *t);                               /* borrowed; NULL when there is none */
+int pg_set_grad(pg_tensor *t, pg_tensor *grad);                 /* NULL clears */
 int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain); /* grad NULL: t is a scalar, starts from 1 */
-int32_t pg_grad_enabled(int32_t on);               /* -1 asks; returns the previous state */
+int32_t pg_grad_enabled(int32_t on);                            /* -1 asks; returns the previous state */
 
-/* ---- memory, generator, threads ----------------------------------------------------------------------------------- */
+/* ---- memory, generator, threads -----------------------------------------------------------------------------------
+ */
 
 typedef struct pg_memory {
   int64_t live;    /* bytes that tensors hold */
@@ -101,26 +102,28 @@ const char *pg_simd_name(void);
 const char *pg_blas_name(void);
 double pg_now(void); /* seconds of a monotonic clock */
 
-/* ---- the op table --------------------------------------------------------------------------------------------------- */
+/* ---- the op table ---------------------------------------------------------------------------------------------------
+ */
 
-enum { /* kinds of parameter: how a caller passes it, and how Lua shifts it */
-  PG_P_NUMBER, /* pg_value.num */
-  PG_P_INTEGER, PG_P_BOOLEAN, /* pg_value.ints[0] */
-  PG_P_DIM,    /* a dimension: negative counts from the end */
-  PG_P_DIMS,   /* a list of dimensions; an empty list is the op's default, mostly "all" */
-  PG_P_INTS,   /* a list of integers, such as a shape or a stride */
-  PG_P_INDEX,  /* a position along a dimension */
-  PG_P_CHOICE  /* one of the words in `choices`; ints[0] is its number, from 0 */
+enum {              /* kinds of parameter: how a caller passes it, and how Lua shifts it */
+       PG_P_NUMBER, /* pg_value.num */
+       PG_P_INTEGER,
+       PG_P_BOOLEAN, /* pg_value.ints[0] */
+       PG_P_DIM,     /* a dimension: negative counts from the end */
+       PG_P_DIMS,    /* a list of dimensions; an empty list is the op's default, mostly "all" */
+       PG_P_INTS,    /* a list of integers, such as a shape or a stride */
+       PG_P_INDEX,   /* a position along a dimension */
+       PG_P_CHOICE   /* one of the words in `choices`; ints[0] is its number, from 0 */
 };
 
-enum { /* flags of an op's input or output */
-  PG_OPTIONAL = 1, /* may be absent (NULL) */
-  PG_INDEX = 2,    /* int32 positions or labels: 0-based here, 1-based in Lua */
-  PG_LIST = 4,     /* last input only: any number of tensors */
-  PG_WRITTEN = 8,  /* the op changes it in place */
-  PG_HIDDEN = 16,  /* an output that only backward reads; not returned */
-  PG_STRIDED = 32, /* the kernel takes any strides; other inputs reach it contiguous */
-  PG_NO_GRAD = 64  /* a floating input through which no gradient flows, by definition of the op */
+enum {                  /* flags of an op's input or output */
+       PG_OPTIONAL = 1, /* may be absent (NULL) */
+       PG_INDEX = 2,    /* int32 positions or labels: 0-based here, 1-based in Lua */
+       PG_LIST = 4,     /* last input only: any number of tensors */
+       PG_WRITTEN = 8,  /* the op changes it in place */
+       PG_HIDDEN = 16,  /* an output that only backward reads; not returned */
+       PG_STRIDED = 32, /* the kernel takes any strides; other inputs reach it contiguous */
+       PG_NO_GRAD = 64  /* a floating input through which no gradient flows, by definition of the op */
 };
 
 typedef struct pg_arg_info {
@@ -139,20 +142,20 @@ typedef struct pg_param_info {
 } pg_param_info;
 
 typedef struct pg_op_info {
-  const char *name;         /* also the Lua name; a trailing underscore marks an in-place op */
-  const char *doc;          /* what it computes, with its formula */
-  const char *source;       /* where the formula comes from; NULL: elementary */
+  const char *name;   /* also the Lua name; a trailing underscore marks an in-place op */
+  const char *doc;    /* what it computes, with its formula */
+  const char *source; /* where the formula comes from; NULL: elementary */
   const pg_arg_info *inputs, *outputs;
   const pg_param_info *params; /* NULL: none */
-  const char *no_backward;  /* why there is no gradient; NULL: there is one */
-  const char *const *samples; /* NULL-ended; each the Lua text of a call's named arguments, as tests make them */
-  int32_t method;           /* also a tensor method */
+  const char *no_backward;     /* why there is no gradient; NULL: there is one */
+  const char *const *samples;  /* NULL-ended; each the Lua text of a call's named arguments, as tests make them */
+  int32_t method;              /* also a tensor method */
 } pg_op_info;
 
 typedef struct pg_value {
-  double num;                  /* NUMBER */
-  int64_t ints[PG_MAX_DIMS];   /* everything else */
-  int32_t len;                 /* how many values are set; 0: not given, the default holds */
+  double num;                /* NUMBER */
+  int64_t ints[PG_MAX_DIMS]; /* everything else */
+  int32_t len;               /* how many values are set; 0: not given, the default holds */
 } pg_value;
 
 int32_t pg_op_count(void);
@@ -162,21 +165,29 @@ int32_t pg_op_has_kernel(int32_t op, int32_t device, int32_t dtype, int32_t back
 /* Validate, infer shapes, dispatch, record. in: n_in handles, NULL where an optional one is absent, a list flattened at
  * the end. params: one a declared parameter, in order. out: receives the op's visible outputs. */
 int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *params, pg_tensor **out);
-/* ---- files: every error names the file; writing is whole or not at all ---------------------------------------------- */
+/* ---- files: every error names the file; writing is whole or not at all ----------------------------------------------
+ */
 
 int pg_file_write(const char *path, int32_t n, const void *const *parts, const int64_t *bytes); /* n pieces in a row */
 int pg_idx_load(const char *path, pg_tensor **out); /* IDX, plain or gzipped: uint8 */
 int pg_npy_load(const char *path, pg_tensor **out); /* int64 becomes int32 where every value fits */
 int pg_npy_save(const char *path, pg_tensor *t);
 int pg_image_load(const char *path, pg_tensor **out); /* PNG: uint8 (H, W, 3), alpha composited on white */
-int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out); /* whole picture, centred on (size, size, 3) */
-int pg_image_save(const char *path, pg_tensor *t);    /* PNG: uint8 (H, W, 3) or (H, W) */
-int pg_image_resize(pg_tensor *t, int64_t h, int64_t w, int32_t cubic, pg_tensor **out); /* uint8 (H, W, C) */
-/* ---- procedural scenes -------------------------------------------------------------------------------------------- */
+int pg_image_load_reduced(const char *path, int64_t size,
+                          pg_tensor **out);        /* whole picture, centred on (size, size, 3) */
+int pg_image_save(const char *path, pg_tensor *t); /* PNG: uint8 (H, W, 3) or (H, W) */
+/* ---- procedural scenes --------------------------------------------------------------------------------------------
+ */
 
 enum { /* columns of a scene's spec; each value is 0-based, a count of 0 is one shape */
-  PG_CONCEPT_SHAPE, PG_CONCEPT_COLOR, PG_CONCEPT_TEXTURE, PG_CONCEPT_POSITION, PG_CONCEPT_COUNT, PG_CONCEPT_SIZE,
-  PG_CONCEPT_BACKGROUND, PG_CONCEPT_FIELDS
+       PG_CONCEPT_SHAPE,
+       PG_CONCEPT_COLOR,
+       PG_CONCEPT_TEXTURE,
+       PG_CONCEPT_POSITION,
+       PG_CONCEPT_COUNT,
+       PG_CONCEPT_SIZE,
+       PG_CONCEPT_BACKGROUND,
+       PG_CONCEPT_FIELDS
 };
 
 /* specs int32 (N, PG_CONCEPT_FIELDS) -> out uint8 (N, size, size, 3), a function of (specs, size, seed) alone. */

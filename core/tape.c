@@ -1,18 +1,19 @@
 /* tape.c - reverse-mode automatic differentiation.
  *
  * A recorded call is a node. It holds what its backward reads (and only shapes of the rest), an edge to wherever each
- * input came from, and nothing of its outputs' handles, so that there are no cycles: a tensor owns its node, a node owns
- * the nodes before it. Backward walks the reachable nodes from the newest to the oldest and lets each go as it passes.
+ * input came from, and nothing of its outputs' handles, so that there are no cycles: a tensor owns its node, a node
+ * owns the nodes before it. Backward walks the reachable nodes from the newest to the oldest and lets each go as it
+ * passes.
  *
- * Saved tensors remember the version of their storage. Before a single gradient is written every version in the graph is
- * checked, so that a tensor overwritten in place is an error and never a wrong gradient.
+ * Saved tensors remember the version of their storage. Before a single gradient is written every version in the graph
+ * is checked, so that a tensor overwritten in place is an error and never a wrong gradient.
  */
 #include "tape.h"
 
 typedef struct pg_edge { /* where an input's gradient goes */
   pg_node *node;         /* the call that made it, or */
   int32_t output;
-  pg_tensor *leaf;       /* the leaf that it is; both NULL: nowhere */
+  pg_tensor *leaf; /* the leaf that it is; both NULL: nowhere */
 } pg_edge;
 
 typedef struct pg_saved { /* an input or output as backward will see it */
@@ -48,7 +49,8 @@ int32_t pg_grad_enabled(int32_t on) {
 
 bool pg_recording(void) { return enabled; }
 
-/* ---- dropping: a loop, not a recursion, since a graph may be a hundred thousand calls deep ----------------------------- */
+/* ---- dropping: a loop, not a recursion, since a graph may be a hundred thousand calls deep
+ * ----------------------------- */
 
 static void node_spend(pg_node *n) { /* lets go of everything that backward would read */
   for (int32_t i = 0; i < n->n_in; i++) pg_release(n->in[i].t), n->in[i].t = NULL;
@@ -80,7 +82,8 @@ void pg_node_release(pg_node *node) {
   }
 }
 
-/* ---- recording -------------------------------------------------------------------------------------------------------- */
+/* ---- recording
+ * -------------------------------------------------------------------------------------------------------- */
 
 static int save(pg_saved *slot, pg_tensor *t, bool value) {
   if (!t) return PG_OK;
@@ -91,8 +94,14 @@ static int save(pg_saved *slot, pg_tensor *t, bool value) {
 int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backward, int n_params) {
   pg_node *n = calloc(1, sizeof *n);
   if (!n) return pg_fail(PG_ERR_MEMORY, "out of memory");
-  *n = (pg_node){.refs = 1, .order = ++calls, .op = c->op, .backward = backward, .seed = c->seed, .offset = c->offset,
-                 .n_in = c->n_in, .n_out = c->n_out};
+  *n = (pg_node){.refs = 1,
+                 .order = ++calls,
+                 .op = c->op,
+                 .backward = backward,
+                 .seed = c->seed,
+                 .offset = c->offset,
+                 .n_in = c->n_in,
+                 .n_out = c->n_out};
   n->in = calloc((size_t)PG_MAX(c->n_in, 1), sizeof *n->in);
   n->edges = calloc((size_t)PG_MAX(c->n_in, 1), sizeof *n->edges);
   n->params = malloc(sizeof(pg_value) * (size_t)PG_MAX(n_params, 1));
@@ -105,8 +114,10 @@ int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backwar
     if ((status = save(&n->in[i], c->in[i], needed))) break;
     pg_tensor *t = original_in[i];
     bool flows = t && t->requires_grad && pg_is_float(t->dtype) && !(info->flags & (PG_NO_GRAD | PG_INDEX));
-    if (flows && t->node) t->node->refs++, n->edges[i] = (pg_edge){t->node, t->node_output, NULL};
-    else if (flows) n->edges[i].leaf = pg_retain(t);
+    if (flows && t->node)
+      t->node->refs++, n->edges[i] = (pg_edge){t->node, t->node_output, NULL};
+    else if (flows)
+      n->edges[i].leaf = pg_retain(t);
     if (!(info->flags & PG_LIST)) info++;
   }
   for (int32_t i = 0; i < c->n_out && !status; i++)
@@ -121,7 +132,8 @@ int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backwar
   return PG_OK;
 }
 
-/* ---- backward ----------------------------------------------------------------------------------------------------------- */
+/* ---- backward
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static int newest_first(const void *a, const void *b) {
   uint64_t x = (*(pg_node *const *)a)->order, y = (*(pg_node *const *)b)->order;
@@ -156,17 +168,20 @@ static int collect(pg_node *root, pg_node ***out, int64_t *count) {
 static int check_saved(const pg_node *n, const pg_saved *slot, const char *role, const char *name) {
   if (!slot->t || !slot->t->storage) return PG_OK;
   if (!slot->t->storage->data)
-    return pg_fail(PG_ERR_STATE, "backward: %s: its %s %s was released by free() before backward", n->op->info.name, role,
-                   name);
+    return pg_fail(PG_ERR_STATE, "backward: %s: its %s %s was released by free() before backward", n->op->info.name,
+                   role, name);
   if (slot->t->storage->version == slot->version) return PG_OK;
-  return pg_fail(PG_ERR_STATE, "backward: %s: its %s %s was changed in place after the call (version %lld, saved at %lld)",
+  return pg_fail(PG_ERR_STATE,
+                 "backward: %s: its %s %s was changed in place after the call (version %lld, saved at %lld)",
                  n->op->info.name, role, name, (long long)slot->t->storage->version, (long long)slot->version);
 }
 
 static int check_node(const pg_node *n) {
   if (n->spent)
-    return pg_fail(PG_ERR_STATE, "backward: the graph behind %s was already used by a backward pass; keep it with "
-                                 "backward{retain = true}", n->op->info.name);
+    return pg_fail(PG_ERR_STATE,
+                   "backward: the graph behind %s was already used by a backward pass; keep it with "
+                   "backward{retain = true}",
+                   n->op->info.name);
   const pg_arg_info *info = n->op->info.inputs;
   for (int32_t i = 0; i < n->n_in; i++) {
     PG_TRY(check_saved(n, &n->in[i], "input", info->name));
@@ -197,7 +212,8 @@ static int leaf_gather(pg_tensor *leaf, pg_tensor *grad) {
 static int run_node(pg_node *n) {
   pg_call c = {.op = n->op, .n_in = n->n_in, .n_out = n->n_out, .p = n->params, .seed = n->seed, .offset = n->offset};
   pg_tensor *few[2 * 8] = {0}, **room = few;
-  if (n->n_in > 8 && !(room = calloc(2 * (size_t)n->n_in, sizeof *room))) return pg_fail(PG_ERR_MEMORY, "out of memory");
+  if (n->n_in > 8 && !(room = calloc(2 * (size_t)n->n_in, sizeof *room)))
+    return pg_fail(PG_ERR_MEMORY, "out of memory");
   c.in = room, c.grad_in = room + n->n_in;
   int status = PG_OK;
   for (int32_t i = 0; i < n->n_out && !status; i++) {
@@ -215,8 +231,10 @@ static int run_node(pg_node *n) {
   for (int32_t i = 0; i < n->n_in; i++) {
     pg_edge *e = &n->edges[i];
     if (!c.grad_in[i]) continue;
-    if (status) pg_release(c.grad_in[i]);
-    else status = e->node ? gather(&e->node->grad[e->output], c.grad_in[i]) : leaf_gather(e->leaf, c.grad_in[i]);
+    if (status)
+      pg_release(c.grad_in[i]);
+    else
+      status = e->node ? gather(&e->node->grad[e->output], c.grad_in[i]) : leaf_gather(e->leaf, c.grad_in[i]);
   }
   if (room != few) free(room);
   return status;
@@ -224,7 +242,8 @@ static int run_node(pg_node *n) {
 
 int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
   char a[128], b[128];
-  if (!t->requires_grad) return pg_fail(PG_ERR_STATE, "backward: the tensor does not depend on anything that requires grad");
+  if (!t->requires_grad)
+    return pg_fail(PG_ERR_STATE, "backward: the tensor does not depend on anything that requires grad");
   if (!grad && pg_numel(t) != 1)
     return pg_fail(PG_ERR_SHAPE, "backward: a loss has one element, this tensor has shape %s; pass its gradient",
                    pg_shape_text(t, a));
@@ -239,8 +258,10 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
   pg_tensor *seed = NULL;
   if (!status) status = pg_new_like(t, &seed);
   if (!status) status = grad ? pg_copy(seed, grad) : pg_fill(seed, 1);
-  if (status) pg_release(seed);
-  else status = t->node ? gather(&t->node->grad[t->node_output], seed) : leaf_gather(t, seed);
+  if (status)
+    pg_release(seed);
+  else
+    status = t->node ? gather(&t->node->grad[t->node_output], seed) : leaf_gather(t, seed);
   for (int64_t i = 0; i < count; i++) {
     pg_node *n = nodes[i];
     if (!status) status = run_node(n);
@@ -255,7 +276,8 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
   return status;
 }
 
-/* ---- leaves --------------------------------------------------------------------------------------------------------------- */
+/* ---- leaves
+ * --------------------------------------------------------------------------------------------------------------- */
 
 int pg_set_requires_grad(pg_tensor *t, int32_t on) {
   if (on && !pg_is_float(t->dtype))

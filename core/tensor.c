@@ -13,7 +13,8 @@ const char *pg_device_name(int32_t device) {
   return device >= 0 && device < PG_DEVICES ? names[device] : "unknown";
 }
 
-/* ---- making and dropping -------------------------------------------------------------------------------------------- */
+/* ---- making and dropping --------------------------------------------------------------------------------------------
+ */
 
 void pg_contiguous_strides(int32_t ndim, const int64_t *shape, int64_t *stride) {
   int64_t step = 1;
@@ -40,7 +41,7 @@ int pg_new(int32_t dtype, int32_t device, int32_t ndim, const int64_t *shape, pg
     if (__builtin_mul_overflow(bytes, shape[i], &bytes) || bytes > ((int64_t)1 << 46))
       return pg_fail(PG_ERR_MEMORY, "new tensor: the shape asks for more than 64 TiB");
   }
-  pg_tensor *t;
+  pg_tensor *t = NULL;
   PG_TRY(tensor_alloc(dtype, device, ndim, shape, &t));
   int status = pg_storage_new(device, (size_t)bytes, &t->storage);
   if (status) return free(t), status;
@@ -86,7 +87,8 @@ int pg_alias(pg_tensor *t, pg_tensor **out) { return pg_view(t, t->ndim, t->shap
 
 int pg_detach(pg_tensor *t, pg_tensor **out) { return pg_alias(t, out); }
 
-/* ---- asking ---------------------------------------------------------------------------------------------------------- */
+/* ---- asking
+ * ---------------------------------------------------------------------------------------------------------- */
 
 int32_t pg_ndim(const pg_tensor *t) { return t->ndim; }
 int64_t pg_size(const pg_tensor *t, int32_t dim) { return dim >= 0 && dim < t->ndim ? t->shape[dim] : -1; }
@@ -128,7 +130,8 @@ int pg_check_live(const pg_tensor *t, const char *what) {
   return pg_fail(PG_ERR_STATE, "%s: a tensor's memory was already released by free()", what);
 }
 
-/* ---- moving values ---------------------------------------------------------------------------------------------------- */
+/* ---- moving values
+ * ---------------------------------------------------------------------------------------------------- */
 
 static double element_get(int32_t dtype, const void *p, int64_t i) {
   switch (dtype) {
@@ -203,7 +206,8 @@ static void copy_strided(pg_tensor *dst, const pg_tensor *src) {
       int64_t at = rest % shape[i];
       rest /= shape[i], d += at * ds[i], s += at * ss[i];
     }
-    copy_run(dst->dtype, to + d * (int64_t)dbytes, ds[n - 1], src->dtype, from + s * (int64_t)sbytes, ss[n - 1], length);
+    copy_run(dst->dtype, to + d * (int64_t)dbytes, ds[n - 1], src->dtype, from + s * (int64_t)sbytes, ss[n - 1],
+             length);
   }
 }
 

@@ -1,14 +1,14 @@
 /* vmath.h - exp, log1p, erf and friends without branches, so that the compiler vectorises the loops around them.
  *
- * float32: polynomials, about 2 units in the last place of the result's scale; NaN and infinity pass through as in the C
- * library. float64: the C library itself, since gradients are checked there. K(v_exp)(x) is the one for the type. */
+ * float32: polynomials, about 2 units in the last place of the result's scale; NaN and infinity pass through as in the
+ * C library. float64: the C library itself, since gradients are checked there. K(v_exp)(x) is the one for the type. */
 #ifndef PG_VMATH_H
 #define PG_VMATH_H
 #include <math.h>
 #include <stdint.h>
 
-/* exp(x) = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2; e^r by its series to r^7. 2^n is applied in two halves, so that
- * neither overflows before the result does, and subnormal results come out. */
+/* exp(x) = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2; e^r by its series to r^7. 2^n is applied in two halves, so
+ * that neither overflows before the result does, and subnormal results come out. */
 static inline __attribute__((always_inline)) float v_exp_f32(float x) {
   float clamped = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x == x ? x : 0.0f;
   float n = (clamped * 1.44269504f + 12582912.0f) - 12582912.0f; /* rounds: 1.5 * 2^23 leaves no fraction bits */
@@ -16,7 +16,10 @@ static inline __attribute__((always_inline)) float v_exp_f32(float x) {
   float p = 0.00138888889f + r * 0.000198412698f;
   p = 1.0f + r * (1.0f + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f + r * p)))));
   int32_t half = (int32_t)n >> 1, rest = (int32_t)n - half;
-  union { int32_t i; float f; } a = {.i = (half + 127) << 23}, b = {.i = (rest + 127) << 23};
+  union {
+    int32_t i;
+    float f;
+  } a = {.i = (half + 127) << 23}, b = {.i = (rest + 127) << 23};
   return x != x ? x : p * a.f * b.f;
 }
 
@@ -24,7 +27,8 @@ static inline __attribute__((always_inline)) float v_exp_f32(float x) {
 static inline __attribute__((always_inline)) float v_log1p_f32(float u) {
   float s = u / (2.0f + u), q = s * s;
   return 2.0f * s *
-         (1.0f + q * (0.333333333f + q * (0.2f + q * (0.142857143f + q * (0.111111111f + q * (0.0909090909f + q * 0.0769230769f))))));
+         (1.0f + q * (0.333333333f +
+                      q * (0.2f + q * (0.142857143f + q * (0.111111111f + q * (0.0909090909f + q * 0.0769230769f))))));
 }
 
 /* Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7. */

@@ -61,7 +61,8 @@ static int host_graceful(lua_State *L) {
   return 0;
 }
 
-/* ---- line editing --------------------------------------------------------------------------------------------------- */
+/* ---- line editing ---------------------------------------------------------------------------------------------------
+ */
 
 static EditLine *editor;
 static History *history_list;
@@ -238,7 +239,8 @@ static int open_host(lua_State *L) {
   return 1;
 }
 
-/* ---- where the Lua package is ---------------------------------------------------------------------------------------- */
+/* ---- where the Lua package is
+ * ---------------------------------------------------------------------------------------- */
 
 /* Writes the folder that holds perigee/init.lua: beside build/ in the source tree, share/perigee/lua once installed. */
 static int find_package(char *out, size_t size) {
@@ -313,8 +315,10 @@ int main(int argc, char **argv) {
       lua_pushstring(L, argv[i]);
       lua_rawseti(L, -2, i);
     }
-    if (lua_pcall(L, 1, 1, 0) == 0) status = (int)lua_tointeger(L, -1);
-    else fprintf(stderr, "perigee: %s\n", lua_tostring(L, -1));
+    if (lua_pcall(L, 1, 1, 0) == 0)
+      status = (int)lua_tointeger(L, -1);
+    else
+      fprintf(stderr, "perigee: %s\n", lua_tostring(L, -1));
   } else {
     fprintf(stderr, "perigee: %s\n", lua_tostring(L, -1));
   }

@@ -48,6 +48,8 @@ static int parse(const char *path, const char *text, header *h) {
   if (!descr || (*descr != '\'' && *descr != '"') || !order)
     return pg_fail(PG_ERR_FILE, "%s: its .npy header lacks descr or fortran_order, or has a structured dtype", path);
   snprintf(kind, sizeof kind, "%.*s", (int)strcspn(descr + 1, "'\""), descr + 1);
+  for (char *c = kind; *c; c++) /* it may end up in a message */
+    if (*c < ' ' || *c > '~') *c = '?';
   h->fortran = !strncmp(order, "True", 4);
   h->wide = !strcmp(kind, "<i8");
   h->dtype = h->wide ? PG_INT32 : PG_DTYPES;

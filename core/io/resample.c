@@ -76,28 +76,3 @@ int pg_resample(const uint8_t *src, int64_t h, int64_t w, int64_t channels, doub
   free(middle);
   return ok ? PG_OK : pg_fail(PG_ERR_MEMORY, "out of memory while resizing a picture");
 }
-
-int pg_image_resize(pg_tensor *t, int64_t h, int64_t w, int32_t cubic, pg_tensor **out) {
-  char text[128];
-  PG_TRY(pg_check_live(t, "resize"));
-  if (t->dtype != PG_UINT8 || t->device != PG_CPU || t->ndim != 3 || !pg_numel(t))
-    return pg_fail(PG_ERR_SHAPE, "resize: takes a uint8 picture (H, W, C), got %s %s", pg_dtype_name(t->dtype),
-                   pg_shape_text(t, text));
-  if (h < 1 || w < 1 || h > 65536 || w > 65536)
-    return pg_fail(PG_ERR_ARGUMENT, "resize: the size must be within 1..65536, got %lld x %lld", (long long)h,
-                   (long long)w);
-  pg_tensor *src, *dst;
-  PG_TRY(pg_contiguous(t, &src));
-  int64_t channels = t->shape[2];
-  int status = pg_new(PG_UINT8, PG_CPU, 3, (int64_t[]){h, w, channels}, &dst);
-  if (!status) {
-    status = pg_resample(PG_AT(uint8_t, src), t->shape[0], t->shape[1], channels, t->shape[0], t->shape[1], cubic != 0,
-                         PG_AT(uint8_t, dst), h, w, w * channels);
-    if (status)
-      pg_release(dst);
-    else
-      *out = dst;
-  }
-  pg_release(src);
-  return status;
-}

@@ -1,10 +1,9 @@
 /* attention.c - softmax(scale q k^T + mask) v, fused.
  *
- * Every (batch, head) pair is one task for one thread. A task works through tiles of TILE query rows with scratch for one
- * (TILE, S) strip, so that no (B, H, T, S) tensor ever exists; backward recomputes the strip from q, k and the saved
- * log-sum-exp. With P the weights and D_t = sum_d dy_td y_td:
- *   dv = P^T dy,   dS = P * (dy v^T - D),   dq = scale dS k,   dk = scale dS^T q.
- * A row whose keys are all masked gives zeros and no gradient. */
+ * Every (batch, head) pair is one task for one thread. A task works through tiles of TILE query rows with scratch for
+ * one (TILE, S) strip, so that no (B, H, T, S) tensor ever exists; backward recomputes the strip from q, k and the
+ * saved log-sum-exp. With P the weights and D_t = sum_d dy_td y_td: dv = P^T dy,   dS = P * (dy v^T - D),   dq = scale
+ * dS k,   dk = scale dS^T q. A row whose keys are all masked gives zeros and no gradient. */
 #ifdef REAL
 
 /* Weights of rows t0..t0+rows from scores (rows, S): adds the mask, cuts the future off; sums by row. */
@@ -52,7 +51,8 @@ static int K(attention_all)(pg_call *c, int backward) {
   for (int64_t task = 0; task < z.b * z.h; task++) {
     int64_t b = task / z.h, h = task % z.h;
     real *p = scratch + (size_t)thread_number() * 2 * TILE * (size_t)z.s, *dp = p + TILE * z.s;
-    const real *qs = PG_AT(real, q) + b * q->stride[0] + h * q->stride[1], *ks = PG_AT(real, k) + b * k->stride[0] + h * k->stride[1];
+    const real *qs = PG_AT(real, q) + b * q->stride[0] + h * q->stride[1],
+               *ks = PG_AT(real, k) + b * k->stride[0] + h * k->stride[1];
     const real *vs = PG_AT(real, v) + b * v->stride[0] + h * v->stride[1];
     int64_t ldq = PG_MAX(q->stride[2], z.d), ldk = PG_MAX(k->stride[2], z.d), ldv = PG_MAX(v->stride[2], z.e);
     real *y = PG_AT(real, c->out[0]) + task * z.t * z.e, *lse = PG_AT(real, c->out[1]) + task * z.t;
@@ -69,7 +69,8 @@ static int K(attention_all)(pg_call *c, int backward) {
         continue;
       }
       const real *dy = PG_AT(real, c->grad_out[0]) + task * z.t * z.e + t0 * z.e;
-      if (c->grad_in[2]) K(pg_gemm)(1, 0, z.s, z.e, rows, 1, p, z.s, dy, z.e, 1, PG_AT(real, c->grad_in[2]) + task * z.s * z.e, z.e);
+      if (c->grad_in[2])
+        K(pg_gemm)(1, 0, z.s, z.e, rows, 1, p, z.s, dy, z.e, 1, PG_AT(real, c->grad_in[2]) + task * z.s * z.e, z.e);
       K(pg_gemm)(0, 1, rows, z.s, z.e, 1, dy, z.e, vs, ldv, 0, dp, z.s);
       for (int64_t t = 0; t < rows; t++) {
         real along = 0;
@@ -77,9 +78,13 @@ static int K(attention_all)(pg_call *c, int backward) {
         K(score_grads)(z.s, p + t * z.s, dp + t * z.s, along);
       }
       if (c->grad_in[0])
-        K(pg_gemm)(0, 0, rows, z.d, z.s, scale, dp, z.s, ks, ldk, 0, PG_AT(real, c->grad_in[0]) + task * z.t * z.d + t0 * z.d, z.d);
+        K(pg_gemm)
+        (0, 0, rows, z.d, z.s, scale, dp, z.s, ks, ldk, 0, PG_AT(real, c->grad_in[0]) + task * z.t * z.d + t0 * z.d,
+         z.d);
       if (c->grad_in[1])
-        K(pg_gemm)(1, 0, z.s, z.d, rows, scale, dp, z.s, qs + t0 * ldq, ldq, 1, PG_AT(real, c->grad_in[1]) + task * z.s * z.d, z.d);
+        K(pg_gemm)
+        (1, 0, z.s, z.d, rows, scale, dp, z.s, qs + t0 * ldq, ldq, 1, PG_AT(real, c->grad_in[1]) + task * z.s * z.d,
+         z.d);
     }
   }
 done:
@@ -100,15 +105,16 @@ enum { TILE = 64 };
 static int thread_number(void) { return omp_get_thread_num(); }
 
 typedef struct sizes {
-  int64_t b, h, t, s, d, e;      /* batch, heads, queries, keys, width of q and k, width of v */
-  int64_t mask_b, mask_h;        /* strides of the mask over batch and heads; 0 where it is shared */
+  int64_t b, h, t, s, d, e; /* batch, heads, queries, keys, width of q and k, width of v */
+  int64_t mask_b, mask_h;   /* strides of the mask over batch and heads; 0 where it is shared */
   double scale;
   bool causal;
 } sizes;
 
 static sizes sizes_of(const pg_call *c) {
   const pg_tensor *q = c->in[0], *k = c->in[1], *v = c->in[2], *mask = c->in[3];
-  sizes z = {q->shape[0], q->shape[1], q->shape[2], k->shape[2], q->shape[3], v->shape[3], 0, 0, c->p[1].num, c->p[0].ints[0]};
+  sizes z = {q->shape[0], q->shape[1], q->shape[2], k->shape[2], q->shape[3],
+             v->shape[3], 0,           0,           c->p[1].num, c->p[0].ints[0]};
   if (z.scale == 0) z.scale = 1 / sqrt((double)PG_MAX(z.d, 1));
   if (mask && mask->ndim == 4) {
     z.mask_h = mask->shape[1] == 1 ? 0 : z.t * z.s;
@@ -122,8 +128,10 @@ static sizes sizes_of(const pg_call *c) {
 
 static int attention_shape(pg_call *c) {
   const pg_tensor *q = c->in[0], *k = c->in[1], *v = c->in[2], *mask = c->in[3];
-  if (q->ndim != 4 || k->ndim != 4 || v->ndim != 4) return pg_op_fail(c, "takes (B, H, T, D), (B, H, S, D), (B, H, S, E)");
-  if (q->shape[3] != k->shape[3] || k->shape[2] != v->shape[2]) return pg_op_fail(c, "widths of q and k, or lengths of k and v, differ");
+  if (q->ndim != 4 || k->ndim != 4 || v->ndim != 4)
+    return pg_op_fail(c, "takes (B, H, T, D), (B, H, S, D), (B, H, S, E)");
+  if (q->shape[3] != k->shape[3] || k->shape[2] != v->shape[2])
+    return pg_op_fail(c, "widths of q and k, or lengths of k and v, differ");
   for (int i = 0; i < 2; i++)
     if (q->shape[i] != k->shape[i] || q->shape[i] != v->shape[i]) return pg_op_fail(c, "batches or heads differ");
   if (mask) {
@@ -138,16 +146,23 @@ static int attention_shape(pg_call *c) {
 }
 
 const pg_op pg_op_attention = {
-    .info = {.name = "attention", .doc = "softmax(scale q k^T + mask) v, without a (B, H, T, S) tensor",
-             .source = "Vaswani et al., arXiv 1706.03762; recomputation as in Dao et al., arXiv 2205.14135",
-             .inputs = PG_ARGS({"q", PG_STRIDED, "(B, H, T, D) float"}, {"k", PG_STRIDED, "(B, H, S, D)"}, {"v", PG_STRIDED, "(B, H, S, E)"},
-                               {"mask", PG_OPTIONAL | PG_NO_GRAD, "(T, S) or (B|1, H|1, T, S), added to the scores; -inf hides"}),
-             .outputs = PG_ARGS({"y", 0, "(B, H, T, E)"}, {"lse", PG_HIDDEN, "(B, H, T)"}),
-             .params = PG_PARAMS(PG_FLAG("causal", 0, "a query sees no later key; the last query sees all"),
-                                 PG_NUM("scale", 0, 0, 0, "factor of the scores; 0 is 1 / sqrt(D)")),
-             .samples = PG_SAMPLES("{q = randn(2, 2, 5, 4), k = randn(2, 2, 5, 4), v = randn(2, 2, 5, 4)}",
-                                   "{q = randn(1, 2, 5, 4), k = randn(1, 2, 5, 4), v = randn(1, 2, 5, 3), causal = true}",
-                                   "{q = randn(2, 1, 3, 4), k = randn(2, 1, 6, 4), v = randn(2, 1, 6, 4), mask = randn(3, 6), scale = 0.7}")},
-    .shape = attention_shape, .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_IN(2) | PG_NEED_IN(3) | PG_NEED_OUT(0) | PG_NEED_OUT(1),
-    .forward = PG_REALS(attention_forward), .backward = PG_REALS(attention_backward)};
+    .info =
+        {.name = "attention",
+         .doc = "softmax(scale q k^T + mask) v, without a (B, H, T, S) tensor",
+         .source = "Vaswani et al., arXiv 1706.03762; recomputation as in Dao et al., arXiv 2205.14135",
+         .inputs =
+             PG_ARGS({"q", PG_STRIDED, "(B, H, T, D) float"}, {"k", PG_STRIDED, "(B, H, S, D)"},
+                     {"v", PG_STRIDED, "(B, H, S, E)"},
+                     {"mask", PG_OPTIONAL | PG_NO_GRAD, "(T, S) or (B|1, H|1, T, S), added to the scores; -inf hides"}),
+         .outputs = PG_ARGS({"y", 0, "(B, H, T, E)"}, {"lse", PG_HIDDEN, "(B, H, T)"}),
+         .params = PG_PARAMS(PG_FLAG("causal", 0, "a query sees no later key; the last query sees all"),
+                             PG_NUM("scale", 0, 0, 0, "factor of the scores; 0 is 1 / sqrt(D)")),
+         .samples = PG_SAMPLES(
+             "{q = randn(2, 2, 5, 4), k = randn(2, 2, 5, 4), v = randn(2, 2, 5, 4)}",
+             "{q = randn(1, 2, 5, 4), k = randn(1, 2, 5, 4), v = randn(1, 2, 5, 3), causal = true}",
+             "{q = randn(2, 1, 3, 4), k = randn(2, 1, 6, 4), v = randn(2, 1, 6, 4), mask = randn(3, 6), scale = 0.7}")},
+    .shape = attention_shape,
+    .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_IN(2) | PG_NEED_IN(3) | PG_NEED_OUT(0) | PG_NEED_OUT(1),
+    .forward = PG_REALS(attention_forward),
+    .backward = PG_REALS(attention_backward)};
 #endif

@@ -50,13 +50,16 @@ static int cross_entropy_shape(pg_call *c) {
 }
 
 const pg_op pg_op_cross_entropy = {
-    .info = {.name = "cross_entropy", .doc = "mean of -sum_c q_c log softmax(logits)_c with smoothed one-hot labels q",
+    .info = {.name = "cross_entropy",
+             .doc = "mean of -sum_c q_c log softmax(logits)_c with smoothed one-hot labels q",
              .source = "Szegedy et al., arXiv 1512.00567 (label smoothing)",
              .inputs = PG_ARGS({"logits", 0, "(N, C) float"}, {"labels", PG_INDEX, "(N) int32"}),
              .outputs = PG_ARGS({"loss", 0, "scalar"}, {"lse", PG_HIDDEN, "(N)"}),
              .params = PG_PARAMS(PG_NUM("label_smoothing", 0, 0, 1, "weight of the uniform distribution")),
              .samples = PG_SAMPLES("{logits = randn(4, 3), labels = ints(3, 4)}",
                                    "{logits = randn(5, 4), labels = ints(4, 5), label_smoothing = 0.1}")},
-    .shape = cross_entropy_shape, .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_OUT(1),
-    .forward = PG_REALS(cross_entropy_forward), .backward = PG_REALS(cross_entropy_backward)};
+    .shape = cross_entropy_shape,
+    .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_OUT(1),
+    .forward = PG_REALS(cross_entropy_forward),
+    .backward = PG_REALS(cross_entropy_backward)};
 #endif

@@ -25,10 +25,16 @@ static int K(dropout_backward)(pg_call *c) { return K(dropout_apply)(c, c->grad_
 static int dropout_shape(pg_call *c) { return pg_out_like(c, 0, c->in[0]); }
 
 const pg_op pg_op_dropout = {
-    .info = {.name = "dropout", .doc = "each element becomes 0 with probability p, the others are scaled by 1 / (1 - p)",
-             .source = "Srivastava et al., JMLR 15 (2014)", .inputs = PG_ARGS({"x", 0, "any shape, float"}),
+    .info = {.name = "dropout",
+             .doc = "each element becomes 0 with probability p, the others are scaled by 1 / (1 - p)",
+             .source = "Srivastava et al., JMLR 15 (2014)",
+             .inputs = PG_ARGS({"x", 0, "any shape, float"}),
              .outputs = PG_ARGS({"y", 0, "the shape of x"}),
              .params = PG_PARAMS(PG_NUM("p", 0.5, 0, 1, "probability"), PG_FLAG("training", 1, "false: y = x")),
-             .samples = PG_SAMPLES("{x = randn(4, 5), p = 0.3}"), .method = 1},
-    .flags = PG_F_RANDOM, .shape = dropout_shape, .forward = PG_REALS(dropout_forward), .backward = PG_REALS(dropout_backward)};
+             .samples = PG_SAMPLES("{x = randn(4, 5), p = 0.3}"),
+             .method = 1},
+    .flags = PG_F_RANDOM,
+    .shape = dropout_shape,
+    .forward = PG_REALS(dropout_forward),
+    .backward = PG_REALS(dropout_backward)};
 #endif

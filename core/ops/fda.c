@@ -2,8 +2,8 @@
  *
  *   L = mean_i 1/Z sum_{j != i} softplus(w_ij (b - scale * c_ij)),   c_ij = cos(x_i, x_j),  scale = 1/tau,  Z = B - 1
  *
- * w_ij is positive for neighbours of the pre-trained features and negative for the others. With s = sigmoid(w (b - scale c)):
- *   dL/dc_ij = -scale w_ij s_ij / (B Z) = S_ij,   dL/db = sum w s / (B Z),   dL/dscale = -sum w s c / (B Z)
+ * w_ij is positive for neighbours of the pre-trained features and negative for the others. With s = sigmoid(w (b -
+ * scale c)): dL/dc_ij = -scale w_ij s_ij / (B Z) = S_ij,   dL/db = sum w s / (B Z),   dL/dscale = -sum w s c / (B Z)
  *   dL/dx^   = (S + S^T) x^,  then through the normalisation:  dx_i = (g_i - x^_i (x^_i . g_i)) / |x_i|
  *
  * The forward pass writes S over the cosines, so that backward is one product. `fda_pairs` is the same sum over each
@@ -27,7 +27,8 @@ PG_SIMD static real K(inner)(int64_t d, const real *restrict a, const real *rest
 }
 
 /* One row of cosines c becomes S (without 1/(B Z)); sums of the loss, of w s and of w s c are returned in sums. */
-PG_SIMD static void K(fda_row)(int64_t n, const real *restrict w, real *restrict c, real scale, real bias, double *sums) {
+PG_SIMD static void K(fda_row)(int64_t n, const real *restrict w, real *restrict c, real scale, real bias,
+                               double *sums) {
   real loss = 0, ws = 0, wsc = 0;
 #pragma omp simd reduction(+ : loss, ws, wsc)
   for (int64_t j = 0; j < n; j++) {
@@ -41,7 +42,8 @@ PG_SIMD static void K(fda_row)(int64_t n, const real *restrict w, real *restrict
 }
 
 /* dx = (g - x^ (x^ . g)) / |x| */
-PG_SIMD static void K(through_norm)(int64_t d, const real *restrict unit, const real *restrict g, real norm, real *restrict dx) {
+PG_SIMD static void K(through_norm)(int64_t d, const real *restrict unit, const real *restrict g, real norm,
+                                    real *restrict dx) {
   real along = 0;
 #pragma omp simd reduction(+ : along)
   for (int64_t i = 0; i < d; i++) along += unit[i] * g[i];
@@ -207,27 +209,43 @@ static int fda_pairs_shape(pg_call *c) {
 
 #define SOURCE "Proxy-FDA, arXiv 2505.24088, section 3; docs/method.md"
 #define SETTINGS                                                                                                       \
-  {"scale", PG_OPTIONAL, "one element, 1 / tau; wins over tau"}, { "bias", PG_OPTIONAL, "one element; wins over bias_value" }
+  {"scale", PG_OPTIONAL, "one element, 1 / tau; wins over tau"}, {                                                     \
+    "bias", PG_OPTIONAL, "one element; wins over bias_value"                                                           \
+  }
 #define NUMBERS PG_NUM("tau", 0.1, 1e-6, 1e6, "temperature"), PG_NUM("bias_value", 0, 0, 0, "b")
 
 const pg_op pg_op_fda_loss = {
-    .info = {.name = "fda_loss", .doc = "mean_i 1/(B-1) sum_{j != i} softplus(w_ij (b - cos(x_i, x_j) / tau))", .source = SOURCE,
-             .inputs = PG_ARGS({"x", 0, "(B, D) features"}, {"weights", PG_NO_GRAD, "(B, B) signed; the diagonal is not read"}, SETTINGS),
-             .outputs = PG_ARGS({"loss", 0, "scalar"}, {"settings", PG_HIDDEN, "(2)"}, {"saved", PG_HIDDEN, "x^ and S"}, {"norm", PG_HIDDEN, "(B)"}),
+    .info = {.name = "fda_loss",
+             .doc = "mean_i 1/(B-1) sum_{j != i} softplus(w_ij (b - cos(x_i, x_j) / tau))",
+             .source = SOURCE,
+             .inputs = PG_ARGS({"x", 0, "(B, D) features"},
+                               {"weights", PG_NO_GRAD, "(B, B) signed; the diagonal is not read"}, SETTINGS),
+             .outputs = PG_ARGS({"loss", 0, "scalar"}, {"settings", PG_HIDDEN, "(2)"}, {"saved", PG_HIDDEN, "x^ and S"},
+                                {"norm", PG_HIDDEN, "(B)"}),
              .params = PG_PARAMS(NUMBERS),
-             .samples = PG_SAMPLES("{x = randn(5, 4), weights = randn(5, 5), tau = 0.5, bias_value = 0.3}",
-                                   "{x = randn(4, 6), weights = randn(4, 4), scale = uniform(1, 2, 1), bias = randn(1)}")},
-    .shape = fda_loss_shape, .needs = PG_NEED_OUT(1) | PG_NEED_OUT(2) | PG_NEED_OUT(3),
-    .forward = PG_REALS(fda_loss_forward), .backward = PG_REALS(fda_loss_backward)};
+             .samples =
+                 PG_SAMPLES("{x = randn(5, 4), weights = randn(5, 5), tau = 0.5, bias_value = 0.3}",
+                            "{x = randn(4, 6), weights = randn(4, 4), scale = uniform(1, 2, 1), bias = randn(1)}")},
+    .shape = fda_loss_shape,
+    .needs = PG_NEED_OUT(1) | PG_NEED_OUT(2) | PG_NEED_OUT(3),
+    .forward = PG_REALS(fda_loss_forward),
+    .backward = PG_REALS(fda_loss_backward)};
 
 const pg_op pg_op_fda_pairs = {
-    .info = {.name = "fda_pairs", .doc = "mean_i 1/normalizer sum_m softplus(w_im (b - cos(x_i, y_im) / tau))", .source = SOURCE,
+    .info = {.name = "fda_pairs",
+             .doc = "mean_i 1/normalizer sum_m softplus(w_im (b - cos(x_i, y_im) / tau))",
+             .source = SOURCE,
              .inputs = PG_ARGS({"x", 0, "(B, D) anchors"}, {"y", 0, "(B, M, D) each anchor's vectors"},
                                {"weights", PG_NO_GRAD, "(B, M) signed"}, SETTINGS),
-             .outputs = PG_ARGS({"loss", 0, "scalar"}, {"settings", PG_HIDDEN, "(2)"}, {"saved", PG_HIDDEN, "S and the cosines"}),
+             .outputs = PG_ARGS({"loss", 0, "scalar"}, {"settings", PG_HIDDEN, "(2)"},
+                                {"saved", PG_HIDDEN, "S and the cosines"}),
              .params = PG_PARAMS(NUMBERS, PG_NUM("normalizer", NAN, 1e-6, 1e12, "Z")),
-             .samples = PG_SAMPLES("{x = randn(3, 4), y = randn(3, 5, 4), weights = randn(3, 5), tau = 0.5, bias_value = 0.3, normalizer = 5}",
-                                   "{x = randn(3, 4), y = randn(3, 2, 4), weights = randn(3, 2), scale = uniform(1, 2, 1), bias = randn(1), normalizer = 4}")},
-    .shape = fda_pairs_shape, .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_OUT(1) | PG_NEED_OUT(2),
-    .forward = PG_REALS(fda_pairs_forward), .backward = PG_REALS(fda_pairs_backward)};
+             .samples = PG_SAMPLES("{x = randn(3, 4), y = randn(3, 5, 4), weights = randn(3, 5), tau = 0.5, bias_value "
+                                   "= 0.3, normalizer = 5}",
+                                   "{x = randn(3, 4), y = randn(3, 2, 4), weights = randn(3, 2), scale = uniform(1, 2, "
+                                   "1), bias = randn(1), normalizer = 4}")},
+    .shape = fda_pairs_shape,
+    .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_OUT(1) | PG_NEED_OUT(2),
+    .forward = PG_REALS(fda_pairs_forward),
+    .backward = PG_REALS(fda_pairs_backward)};
 #endif

@@ -1,7 +1,7 @@
 /* index.c - rows picked by position: y[.., i, ..] = x[.., index_i, ..] along a dimension.
  *
- * Backward adds each picked row's gradient to where it came from, serially in the order of the index, so that a position
- * picked twice gets both in a fixed order. */
+ * Backward adds each picked row's gradient to where it came from, serially in the order of the index, so that a
+ * position picked twice gets both in a fixed order. */
 #include "../op.h"
 
 static int index_forward(pg_call *c) {
@@ -15,7 +15,8 @@ static int index_forward(pg_call *c) {
   const int32_t *at = PG_AT(int32_t, c->in[1]);
   for (int64_t o = 0; o < outer; o++)
 #pragma omp parallel for schedule(static) if (count * (int64_t)bytes > 65536)
-    for (int64_t i = 0; i < count; i++) memcpy(y + (size_t)(o * count + i) * bytes, x + (size_t)(o * n + at[i]) * bytes, bytes);
+    for (int64_t i = 0; i < count; i++)
+      memcpy(y + (size_t)(o * count + i) * bytes, x + (size_t)(o * n + at[i]) * bytes, bytes);
   return PG_OK;
 }
 
@@ -50,9 +51,14 @@ static int index_shape(pg_call *c) {
 }
 
 const pg_op pg_op_index = {
-    .info = {.name = "index", .doc = "the positions `index` of one dimension, in that order",
+    .info = {.name = "index",
+             .doc = "the positions `index` of one dimension, in that order",
              .inputs = PG_ARGS({"x", 0, "any shape and dtype"}, {"index", PG_INDEX, "(n) int32"}),
              .outputs = PG_ARGS({"y", 0, "x with n in place of the dimension's size"}),
              .params = PG_PARAMS(PG_ONE_DIM("dim", 0, "the dimension")),
-             .samples = PG_SAMPLES("{x = randn(4, 3), index = ints(4, 6)}", "{x = randn(2, 4, 3), index = ints(4, 5), dim = 2}")},
-    .shape = index_shape, .needs = PG_NEED_IN(1), .forward = PG_ANY(index_forward), .backward = PG_ANY_REAL(index_backward)};
+             .samples = PG_SAMPLES("{x = randn(4, 3), index = ints(4, 6)}",
+                                   "{x = randn(2, 4, 3), index = ints(4, 5), dim = 2}")},
+    .shape = index_shape,
+    .needs = PG_NEED_IN(1),
+    .forward = PG_ANY(index_forward),
+    .backward = PG_ANY_REAL(index_backward)};

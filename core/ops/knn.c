@@ -1,10 +1,11 @@
-/* knn.c - exact k nearest neighbours, by (similarity, index): the greater similarity first, of equal ones the lower index.
+/* knn.c - exact k nearest neighbours, by (similarity, index): the greater similarity first, of equal ones the lower
+ * index.
  *
  *   ip      q . x            cosine  q . x / (|q| |x|)            l2  -|q - x|^2, returned as the distance |q - x|^2
  *
- * Queries are taken in blocks: one GEMM gives a block's inner products with the whole database, and each row keeps its k
- * best in a small sorted list, so the (Q, N) matrix is never written. Squared distances are summed from differences, not
- * expanded, since |q|^2 - 2 q.x + |x|^2 cancels. */
+ * Queries are taken in blocks: one GEMM gives a block's inner products with the whole database, and each row keeps its
+ * k best in a small sorted list, so the (Q, N) matrix is never written. Squared distances are summed from differences,
+ * not expanded, since |q|^2 - 2 q.x + |x|^2 cancels. */
 #ifdef REAL
 
 static real K(length)(int64_t d, const real *x) {
@@ -50,7 +51,8 @@ static int K(knn_forward)(pg_call *c) {
       real scale = metric == COSINE ? 1 / (K(length)(d, a + i * d) + (real)1e-30) : 1;
       for (int64_t j = 0; j < n; j++) {
         if (self && j == i) continue;
-        real s = metric == L2 ? -K(squared_distance)(d, a + i * d, b + j * d) : products[r * n + j] * scale * inverse[j];
+        real s =
+            metric == L2 ? -K(squared_distance)(d, a + i * d, b + j * d) : products[r * n + j] * scale * inverse[j];
         K(keep)(s, (int32_t)j, k, value + i * k, at + i * k, &count);
       }
       if (metric == L2)
@@ -77,7 +79,9 @@ static int knn_shape(pg_call *c) {
                       (long long)(b->shape[0] - (c->p[2].ints[0] != 0)));
   for (int i = 0; i < 2; i++) {
     PG_TRY(pg_count_nonfinite(c->in[i], &bad));
-    if (bad) return pg_fail(PG_ERR_ARGUMENT, "knn: %s holds %lld values that are not finite", c->op->info.inputs[i].name, (long long)bad);
+    if (bad)
+      return pg_fail(PG_ERR_ARGUMENT, "knn: %s holds %lld values that are not finite", c->op->info.inputs[i].name,
+                     (long long)bad);
   }
   int64_t shape[2] = {a->shape[0], k};
   PG_TRY(pg_out(c, 0, a->dtype, 2, shape));
@@ -85,13 +89,17 @@ static int knn_shape(pg_call *c) {
 }
 
 const pg_op pg_op_knn = {
-    .info = {.name = "knn", .doc = "the k nearest rows of a database for each query, nearest first, ties to the lower index",
+    .info = {.name = "knn",
+             .doc = "the k nearest rows of a database for each query, nearest first, ties to the lower index",
              .inputs = PG_ARGS({"queries", 0, "(Q, D) float"}, {"database", 0, "(N, D) float"}),
-             .outputs = PG_ARGS({"similarity", 0, "(Q, k); the squared distance for l2"}, {"index", PG_INDEX, "(Q, k) int32"}),
-             .params = PG_PARAMS(PG_INT("k", NAN, 1, 1 << 20, "neighbours a query"), PG_WORD("metric", 1, "ip cosine l2", "what near means"),
+             .outputs =
+                 PG_ARGS({"similarity", 0, "(Q, k); the squared distance for l2"}, {"index", PG_INDEX, "(Q, k) int32"}),
+             .params = PG_PARAMS(PG_INT("k", NAN, 1, 1 << 20, "neighbours a query"),
+                                 PG_WORD("metric", 1, "ip cosine l2", "what near means"),
                                  PG_FLAG("exclude_self", 0, "query i is database row i and not its own neighbour")),
              .no_backward = "which rows are nearest is piecewise constant",
              .samples = PG_SAMPLES("{queries = randn(3, 4), database = randn(9, 4), k = 3}",
                                    "{queries = randn(3, 4), database = randn(9, 4), k = 2, metric = \"l2\"}")},
-    .shape = knn_shape, .forward = PG_REALS(knn_forward)};
+    .shape = knn_shape,
+    .forward = PG_REALS(knn_forward)};
 #endif

@@ -51,7 +51,8 @@ static int K(layer_norm_forward)(pg_call *c) {
 static int K(layer_norm_backward)(pg_call *c) {
   enum { BLOCK = 64 };
   int64_t n = c->in[0]->shape[c->in[0]->ndim - 1], rows = pg_numel(c->out[1]), blocks = (rows + BLOCK - 1) / BLOCK;
-  const real *x = PG_AT(real, c->in[0]), *w = c->in[1] ? PG_AT(real, c->in[1]) : NULL, *dy = PG_AT(real, c->grad_out[0]);
+  const real *x = PG_AT(real, c->in[0]), *w = c->in[1] ? PG_AT(real, c->in[1]) : NULL,
+             *dy = PG_AT(real, c->grad_out[0]);
   const real *mean = PG_AT(real, c->out[1]), *rstd = PG_AT(real, c->out[2]);
   real *dx = c->grad_in[0] ? PG_AT(real, c->grad_in[0]) : NULL;
   real *dw = c->grad_in[1] ? PG_AT(real, c->grad_in[1]) : NULL, *db = c->grad_in[2] ? PG_AT(real, c->grad_in[2]) : NULL;
@@ -95,12 +96,17 @@ static int layer_norm_shape(pg_call *c) {
 }
 
 const pg_op pg_op_layer_norm = {
-    .info = {.name = "layer_norm", .doc = "(x - mean) / sqrt(var + eps) * weight + bias over the last dimension",
+    .info = {.name = "layer_norm",
+             .doc = "(x - mean) / sqrt(var + eps) * weight + bias over the last dimension",
              .source = "Ba, Kiros, Hinton, arXiv 1607.06450",
-             .inputs = PG_ARGS({"x", 0, "(..., D) float"}, {"weight", PG_OPTIONAL, "(D)"}, {"bias", PG_OPTIONAL, "(D)"}),
+             .inputs =
+                 PG_ARGS({"x", 0, "(..., D) float"}, {"weight", PG_OPTIONAL, "(D)"}, {"bias", PG_OPTIONAL, "(D)"}),
              .outputs = PG_ARGS({"y", 0, "(..., D)"}, {"mean", PG_HIDDEN, "(...)"}, {"rstd", PG_HIDDEN, "(...)"}),
              .params = PG_PARAMS(PG_NUM("eps", 1e-5, 0, 1, "added to the variance")),
-             .samples = PG_SAMPLES("{x = randn(3, 5), weight = randn(5), bias = randn(5)}", "{x = randn(2, 3, 4)}"), .method = 1},
-    .shape = layer_norm_shape, .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_OUT(1) | PG_NEED_OUT(2),
-    .forward = PG_REALS(layer_norm_forward), .backward = PG_REALS(layer_norm_backward)};
+             .samples = PG_SAMPLES("{x = randn(3, 5), weight = randn(5), bias = randn(5)}", "{x = randn(2, 3, 4)}"),
+             .method = 1},
+    .shape = layer_norm_shape,
+    .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_OUT(1) | PG_NEED_OUT(2),
+    .forward = PG_REALS(layer_norm_forward),
+    .backward = PG_REALS(layer_norm_backward)};
 #endif

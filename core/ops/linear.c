@@ -61,11 +61,15 @@ static int linear_shape(pg_call *c) {
 }
 
 const pg_op pg_op_linear = {
-    .info = {.name = "linear", .doc = "x W^T + b over the last dimension",
+    .info = {.name = "linear",
+             .doc = "x W^T + b over the last dimension",
              .inputs = PG_ARGS({"x", 0, "(..., in) float"}, {"weight", 0, "(out, in)"}, {"bias", PG_OPTIONAL, "(out)"}),
              .outputs = PG_ARGS({"y", 0, "(..., out)"}),
              .samples = PG_SAMPLES("{x = randn(3, 4), weight = randn(5, 4), bias = randn(5)}",
-                                   "{x = randn(2, 3, 4), weight = randn(2, 4)}"), .method = 1},
-    .shape = linear_shape, .needs = PG_NEED_IN(0) | PG_NEED_IN(1), .forward = PG_REALS(linear_forward),
+                                   "{x = randn(2, 3, 4), weight = randn(2, 4)}"),
+             .method = 1},
+    .shape = linear_shape,
+    .needs = PG_NEED_IN(0) | PG_NEED_IN(1),
+    .forward = PG_REALS(linear_forward),
     .backward = PG_REALS(linear_backward)};
 #endif

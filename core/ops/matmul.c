@@ -1,7 +1,7 @@
 /* matmul.c - C = A B for matrices and batches of them, leading dimensions broadcast.
  *
- * Backward: dA = dC B^T, dB = A^T dC, summed over the batch dimensions along which an operand was stretched. A transposed
- * operand goes to GEMM as it is; any other layout is copied first. */
+ * Backward: dA = dC B^T, dB = A^T dC, summed over the batch dimensions along which an operand was stretched. A
+ * transposed operand goes to GEMM as it is; any other layout is copied first. */
 #ifdef REAL
 
 /* One operand's matrix: where it is and how GEMM reads it. */
@@ -10,8 +10,9 @@ static void K(product)(const plan *s, const pg_tensor *a, const pg_tensor *b, re
   lay la = lay_of(a), lb = lay_of(b);
 #pragma omp parallel for schedule(static) if (!pick_c && s->batch > 1 && m * n * k < 1 << 21)
   for (int64_t i = 0; i < s->batch; i++)
-    K(pg_gemm)(ta != la.transposed, tb != lb.transposed, m, n, k, 1, PG_AT(real, a) + pick_a[i], la.ld,
-                           PG_AT(real, b) + pick_b[i], lb.ld, pick_c ? 1 : 0, c + (pick_c ? pick_c[i] : i * m * n), n);
+    K(pg_gemm)
+    (ta != la.transposed, tb != lb.transposed, m, n, k, 1, PG_AT(real, a) + pick_a[i], la.ld,
+     PG_AT(real, b) + pick_b[i], lb.ld, pick_c ? 1 : 0, c + (pick_c ? pick_c[i] : i * m * n), n);
 }
 
 static int K(matmul_forward)(pg_call *c) {
@@ -48,15 +49,18 @@ typedef struct lay { /* how GEMM reads the last two dimensions */
 
 typedef struct plan {
   int64_t batch, m, n, k;
-  pg_tensor *a, *b;                      /* the operands, copied where GEMM could not read them */
-  int64_t *at_a, *at_b, *at_g;           /* where each batch's matrices start, from the tensor's first element */
-  int64_t *to_a, *to_b;                  /* where their gradients start, in contiguous tensors of the operands' shapes */
+  pg_tensor *a, *b;            /* the operands, copied where GEMM could not read them */
+  int64_t *at_a, *at_b, *at_g; /* where each batch's matrices start, from the tensor's first element */
+  int64_t *to_a, *to_b;        /* where their gradients start, in contiguous tensors of the operands' shapes */
 } plan;
 
 static bool readable(const pg_tensor *t, lay *l) {
-  int64_t rows = t->shape[t->ndim - 2], cols = t->shape[t->ndim - 1], sr = t->stride[t->ndim - 2], sc = t->stride[t->ndim - 1];
-  if ((sc == 1 || cols == 1) && (sr >= cols || rows == 1)) return *l = (lay){false, PG_MAX(rows == 1 ? cols : sr, 1)}, true;
-  if ((sr == 1 || rows == 1) && (sc >= rows || cols == 1)) return *l = (lay){true, PG_MAX(cols == 1 ? rows : sc, 1)}, true;
+  int64_t rows = t->shape[t->ndim - 2], cols = t->shape[t->ndim - 1], sr = t->stride[t->ndim - 2],
+          sc = t->stride[t->ndim - 1];
+  if ((sc == 1 || cols == 1) && (sr >= cols || rows == 1))
+    return *l = (lay){false, PG_MAX(rows == 1 ? cols : sr, 1)}, true;
+  if ((sr == 1 || rows == 1) && (sc >= rows || cols == 1))
+    return *l = (lay){true, PG_MAX(cols == 1 ? rows : sc, 1)}, true;
   return false;
 }
 
@@ -84,9 +88,11 @@ static int plan_of(const pg_call *c, plan *s) {
     s->batch *= shape[i];
   }
   int status = readable(a, &l) ? (s->a = pg_retain((pg_tensor *)a), PG_OK) : pg_contiguous((pg_tensor *)a, &s->a);
-  if (!status) status = readable(b, &l) ? (s->b = pg_retain((pg_tensor *)b), PG_OK) : pg_contiguous((pg_tensor *)b, &s->b);
+  if (!status)
+    status = readable(b, &l) ? (s->b = pg_retain((pg_tensor *)b), PG_OK) : pg_contiguous((pg_tensor *)b, &s->b);
   int64_t count = PG_MAX(s->batch, 1);
-  if (!status && !(s->at_a = calloc((size_t)count * 5, sizeof *s->at_a))) status = pg_fail(PG_ERR_MEMORY, "matmul: out of memory");
+  if (!status && !(s->at_a = calloc((size_t)count * 5, sizeof *s->at_a)))
+    status = pg_fail(PG_ERR_MEMORY, "matmul: out of memory");
   if (status) return plan_free(s), status;
   s->at_b = s->at_a + count, s->at_g = s->at_b + count, s->to_a = s->at_g + count, s->to_b = s->to_a + count;
   for (int64_t r = 0; r < s->batch; r++) {
@@ -125,11 +131,16 @@ static int matmul_shape(pg_call *c) {
 }
 
 const pg_op pg_op_matmul = {
-    .info = {.name = "matmul", .doc = "matrix product, batched over leading dimensions, which broadcast",
+    .info = {.name = "matmul",
+             .doc = "matrix product, batched over leading dimensions, which broadcast",
              .inputs = PG_ARGS({"a", PG_STRIDED, "(..., M, K) float"}, {"b", PG_STRIDED, "(..., K, N) float"}),
              .outputs = PG_ARGS({"c", 0, "(..., M, N)"}),
-             .samples = PG_SAMPLES("{a = randn(3, 4), b = randn(4, 5)}", "{a = randn(2, 3, 4), b = randn(2, 4, 5)}",
-                                   "{a = randn(2, 3, 4), b = randn(4, 2)}", "{a = randn(2, 1, 3, 4), b = randn(3, 4, 2)}"), .method = 1},
-    .shape = matmul_shape, .needs = PG_NEED_IN(0) | PG_NEED_IN(1), .forward = PG_REALS(matmul_forward),
+             .samples =
+                 PG_SAMPLES("{a = randn(3, 4), b = randn(4, 5)}", "{a = randn(2, 3, 4), b = randn(2, 4, 5)}",
+                            "{a = randn(2, 3, 4), b = randn(4, 2)}", "{a = randn(2, 1, 3, 4), b = randn(3, 4, 2)}"),
+             .method = 1},
+    .shape = matmul_shape,
+    .needs = PG_NEED_IN(0) | PG_NEED_IN(1),
+    .forward = PG_REALS(matmul_forward),
     .backward = PG_REALS(matmul_backward)};
 #endif

@@ -1,6 +1,7 @@
 /* normalize.c - rows of length one:  y = x / max(||x||_2, eps)  along the last dimension.
  *
- * Backward:  dx = (dy - y (y . dy)) / max(||x||, eps); where the norm is below eps it is a constant, and dx = dy / eps. */
+ * Backward:  dx = (dy - y (y . dy)) / max(||x||, eps); where the norm is below eps it is a constant, and dx = dy / eps.
+ */
 #ifdef REAL
 
 PG_SIMD static real K(dot)(int64_t n, const real *restrict a, const real *restrict b) {
@@ -47,12 +48,15 @@ static int normalize_shape(pg_call *c) {
   return pg_out(c, 1, c->in[0]->dtype, c->in[0]->ndim - 1, c->in[0]->shape);
 }
 
-const pg_op pg_op_normalize = {
-    .info = {.name = "normalize", .doc = "x / max(||x||, eps) along the last dimension",
-             .inputs = PG_ARGS({"x", 0, "(..., D) float"}),
-             .outputs = PG_ARGS({"y", 0, "(..., D)"}, {"length", PG_HIDDEN, "(...)"}),
-             .params = PG_PARAMS(PG_NUM("eps", 1e-12, 0, 1, "least length")),
-             .samples = PG_SAMPLES("{x = randn(3, 4)}", "{x = randn(2, 3, 5)}"), .method = 1},
-    .shape = normalize_shape, .needs = PG_NEED_OUT(0) | PG_NEED_OUT(1), .forward = PG_REALS(normalize_forward),
-    .backward = PG_REALS(normalize_backward)};
+const pg_op pg_op_normalize = {.info = {.name = "normalize",
+                                        .doc = "x / max(||x||, eps) along the last dimension",
+                                        .inputs = PG_ARGS({"x", 0, "(..., D) float"}),
+                                        .outputs = PG_ARGS({"y", 0, "(..., D)"}, {"length", PG_HIDDEN, "(...)"}),
+                                        .params = PG_PARAMS(PG_NUM("eps", 1e-12, 0, 1, "least length")),
+                                        .samples = PG_SAMPLES("{x = randn(3, 4)}", "{x = randn(2, 3, 5)}"),
+                                        .method = 1},
+                               .shape = normalize_shape,
+                               .needs = PG_NEED_OUT(0) | PG_NEED_OUT(1),
+                               .forward = PG_REALS(normalize_forward),
+                               .backward = PG_REALS(normalize_backward)};
 #endif

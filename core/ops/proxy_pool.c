@@ -2,8 +2,8 @@
  *
  *   Pi[b,p,:] = softmax over the tokens n with mask[b,n] != 0 of logits[b,n,p],    P[b,p,:] = sum_n Pi[b,p,n] x[n,:]
  *
- * Backward with G = dL/dPi + dP x^T:  dlogits[b,n,p] = Pi[b,p,n] (G[b,p,n] - sum_m Pi[b,p,m] G[b,p,m]),  dx = sum_b Pi[b]^T dP[b].
- * An anchor with no token allowed gives zeros. */
+ * Backward with G = dL/dPi + dP x^T:  dlogits[b,n,p] = Pi[b,p,n] (G[b,p,n] - sum_m Pi[b,p,m] G[b,p,m]),  dx = sum_b
+ * Pi[b]^T dP[b]. An anchor with no token allowed gives zeros. */
 #ifdef REAL
 
 static int K(proxy_pool_forward)(pg_call *c) {
@@ -16,7 +16,8 @@ static int K(proxy_pool_forward)(pg_call *c) {
       real *row = pi + (i * p + k) * n, top = -INFINITY, sum = 0;
       for (int64_t j = 0; j < n; j++)
         if (mask[i * n + j] != 0 && logits[(i * n + j) * p + k] > top) top = logits[(i * n + j) * p + k];
-      for (int64_t j = 0; j < n; j++) sum += row[j] = mask[i * n + j] != 0 ? K(v_exp)(logits[(i * n + j) * p + k] - top) : 0;
+      for (int64_t j = 0; j < n; j++)
+        sum += row[j] = mask[i * n + j] != 0 ? K(v_exp)(logits[(i * n + j) * p + k] - top) : 0;
       for (int64_t j = 0; j < n; j++) row[j] = sum > 0 ? row[j] / sum : sum;
     }
   K(pg_gemm)(0, 0, b * p, d, n, 1, pi, n, x, d, 0, PG_AT(real, c->out[0]), d);
@@ -29,7 +30,8 @@ static int K(proxy_pool_backward)(pg_call *c) {
   if (c->grad_in[1]) PG_TRY(pg_fill(c->grad_in[1], 0));
   if (c->grad_in[2]) K(pg_gemm)(1, 0, n, d, b * p, 1, pi, n, dp, d, 0, PG_AT(real, c->grad_in[2]), d);
   if (!c->grad_in[0]) return PG_OK;
-  real *dl = PG_AT(real, c->grad_in[0]), *g = PG_AT(real, c->grad_out[1]); /* our own gradient buffer: added to in place */
+  real *dl = PG_AT(real, c->grad_in[0]),
+       *g = PG_AT(real, c->grad_out[1]); /* our own gradient buffer: added to in place */
   K(pg_gemm)(0, 1, b * p, n, d, 1, dp, d, x, d, 1, g, n);
 #pragma omp parallel for schedule(static) if (b * n * p > 16384)
   for (int64_t i = 0; i < b; i++)
@@ -50,8 +52,8 @@ static int K(proxy_pool_backward)(pg_call *c) {
 
 static int proxy_pool_shape(pg_call *c) {
   const pg_tensor *l = c->in[0], *mask = c->in[1], *x = c->in[2];
-  if (l->ndim != 3 || mask->ndim != 2 || x->ndim != 2 || mask->shape[0] != l->shape[0] || mask->shape[1] != l->shape[1] ||
-      x->shape[0] != l->shape[1])
+  if (l->ndim != 3 || mask->ndim != 2 || x->ndim != 2 || mask->shape[0] != l->shape[0] ||
+      mask->shape[1] != l->shape[1] || x->shape[0] != l->shape[1])
     return pg_op_fail(c, "takes logits (B, N, P), mask (B, N) and features (N, D)");
   int64_t proxies[3] = {l->shape[0], l->shape[2], x->shape[1]}, pooling[3] = {l->shape[0], l->shape[2], l->shape[1]};
   PG_TRY(pg_out(c, 0, x->dtype, 3, proxies));
@@ -59,11 +61,15 @@ static int proxy_pool_shape(pg_call *c) {
 }
 
 const pg_op pg_op_proxy_pool = {
-    .info = {.name = "proxy_pool", .doc = "each proxy is a softmax-weighted mean of the features that the mask allows",
+    .info = {.name = "proxy_pool",
+             .doc = "each proxy is a softmax-weighted mean of the features that the mask allows",
              .source = "Proxy-FDA, arXiv 2505.24088; docs/method.md",
-             .inputs = PG_ARGS({"logits", 0, "(B, N, P) float"}, {"mask", PG_NO_GRAD, "(B, N), 0 excludes"}, {"x", 0, "(N, D) features"}),
+             .inputs = PG_ARGS({"logits", 0, "(B, N, P) float"}, {"mask", PG_NO_GRAD, "(B, N), 0 excludes"},
+                               {"x", 0, "(N, D) features"}),
              .outputs = PG_ARGS({"proxies", 0, "(B, P, D)"}, {"pooling", 0, "(B, P, N), rows sum to one"}),
              .samples = PG_SAMPLES("{logits = randn(2, 5, 3), mask = ones(2, 5), x = randn(5, 4)}")},
-    .shape = proxy_pool_shape, .needs = PG_NEED_IN(2) | PG_NEED_OUT(1), .forward = PG_REALS(proxy_pool_forward),
+    .shape = proxy_pool_shape,
+    .needs = PG_NEED_IN(2) | PG_NEED_OUT(1),
+    .forward = PG_REALS(proxy_pool_forward),
     .backward = PG_REALS(proxy_pool_backward)};
 #endif

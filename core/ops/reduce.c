@@ -1,12 +1,12 @@
 /* reduce.c - sum, mean, max, min, var, logsumexp, norm over any dimensions; argmax and argmin over one.
  *
- * The input is brought to (rows, n): the kept dimensions first, the reduced ones last. Each row is then one serial pass,
- * rows in parallel, so the result does not depend on the number of threads. Sums are kept in double. */
+ * The input is brought to (rows, n): the kept dimensions first, the reduced ones last. Each row is then one serial
+ * pass, rows in parallel, so the result does not depend on the number of threads. Sums are kept in double. */
 #ifdef REAL
 
 #define ROWS(...)                                                                                                      \
   _Pragma("omp parallel for schedule(static) if (s.rows > 1 && s.rows * s.n > 16384)") for (int64_t r = 0; r < s.rows; \
-                                                                                           r++) {                      \
+                                                                                            r++) {                     \
     const real *x = flat + r * s.n;                                                                                    \
     __VA_ARGS__                                                                                                        \
   }
@@ -60,7 +60,10 @@ static int K(reduce_run)(pg_call *c, kind what) {
     case LOGSUMEXP: {
       real top = x[K(best)(s.n, x, 1)];
       double sum = 0;
-      if (!isfinite(top)) { out[r] = top; break; }
+      if (!isfinite(top)) {
+        out[r] = top;
+        break;
+      }
       for (int64_t i = 0; i < s.n; i++) sum += exp((double)x[i] - top);
       out[r] = (real)(top + log(sum));
       break;
@@ -75,8 +78,10 @@ static int K(reduce_grad)(pg_call *c, kind what) {
   pg_tensor *held, *wide;
   bool reads = c->in[0]->storage != NULL;
   PG_TRY(split_of(c, &s));
-  if (reads) PG_TRY(gather_rows(c, &s, &held));
-  else PG_TRY(pg_new(REAL_DTYPE, PG_CPU, s.ndim, s.shape, &held));
+  if (reads)
+    PG_TRY(gather_rows(c, &s, &held));
+  else
+    PG_TRY(pg_new(REAL_DTYPE, PG_CPU, s.ndim, s.shape, &held));
   int status = pg_new(REAL_DTYPE, PG_CPU, s.ndim, s.shape, &wide);
   if (status) return pg_release(held), status;
   const real *flat = PG_AT(real, held), *g = PG_AT(real, c->grad_out[0]);
@@ -89,11 +94,12 @@ static int K(reduce_grad)(pg_call *c, kind what) {
     double mean = what == VAR ? K(sum_row)(s.n, x) / (double)s.n : 0;
     real each = what == MEAN ? g[r] / (real)s.n : g[r];
     for (int64_t i = 0; i < s.n; i++) switch (what) {
-        case MAX: case MIN: dx[i] = i == at ? g[r] : 0; break;
-        case NORM: dx[i] = y[r] > 0 ? g[r] * x[i] / y[r] : 0; break;
-        case VAR: dx[i] = (real)(g[r] * 2 * (x[i] - mean) / (double)(s.n - unbiased)); break;
-        case LOGSUMEXP: dx[i] = g[r] * R(exp)(x[i] - y[r]); break;
-        default: dx[i] = each;
+      case MAX:
+      case MIN: dx[i] = i == at ? g[r] : 0; break;
+      case NORM: dx[i] = y[r] > 0 ? g[r] * x[i] / y[r] : 0; break;
+      case VAR: dx[i] = (real)(g[r] * 2 * (x[i] - mean) / (double)(s.n - unbiased)); break;
+      case LOGSUMEXP: dx[i] = g[r] * R(exp)(x[i] - y[r]); break;
+      default: dx[i] = each;
       }
   })
   status = scatter_rows(c, &s, wide);
@@ -102,10 +108,13 @@ static int K(reduce_grad)(pg_call *c, kind what) {
 }
 
 #define KIND(name, what)                                                                                               \
-  static int K(name##_forward)(pg_call *c) { return K(reduce_run)(c, what); }                                          \
-  static int K(name##_backward)(pg_call *c) { return K(reduce_grad)(c, what); }
-KIND(sum, SUM) KIND(mean, MEAN) KIND(max, MAX) KIND(min, MIN) KIND(var, VAR) KIND(logsumexp, LOGSUMEXP) KIND(norm, NORM)
-static int K(argmax_forward)(pg_call *c) { return K(reduce_run)(c, ARGMAX); }
+  static int K(name##_forward)(pg_call * c) { return K(reduce_run)(c, what); }                                         \
+  static int K(name##_backward)(pg_call * c) { return K(reduce_grad)(c, what); }
+KIND(sum, SUM)
+KIND(mean, MEAN) KIND(max, MAX) KIND(min, MIN) KIND(var, VAR) KIND(logsumexp, LOGSUMEXP)
+    KIND(norm, NORM) static int K(argmax_forward)(pg_call *c) {
+  return K(reduce_run)(c, ARGMAX);
+}
 static int K(argmin_forward)(pg_call *c) { return K(reduce_run)(c, ARGMIN); }
 #undef KIND
 
@@ -114,7 +123,7 @@ static int K(argmin_forward)(pg_call *c) { return K(reduce_run)(c, ARGMIN); }
 
 typedef enum { SUM, MEAN, MAX, MIN, ARGMAX, ARGMIN, NORM, VAR, LOGSUMEXP } kind;
 
-typedef struct split { /* an input as (rows, n): which dimensions are kept and which reduced */
+typedef struct split {              /* an input as (rows, n): which dimensions are kept and which reduced */
   int32_t ndim, order[PG_MAX_DIMS]; /* kept dimensions, then reduced ones */
   int64_t shape[PG_MAX_DIMS];       /* in that order */
   int64_t rows, n;
@@ -132,8 +141,10 @@ static int split_of(const pg_call *c, split *s) {
     for (int32_t i = 0; i < x->ndim; i++) {
       if ((int32_t)(s->reduced >> i & 1) != pass) continue;
       s->order[k] = i, s->shape[k++] = x->shape[i];
-      if (pass) s->n *= x->shape[i];
-      else s->rows *= x->shape[i];
+      if (pass)
+        s->n *= x->shape[i];
+      else
+        s->rows *= x->shape[i];
     }
   return PG_OK;
 }
@@ -170,8 +181,10 @@ static int reduce_shape_as(pg_call *c, int32_t dtype) {
   int32_t n = 0;
   PG_TRY(split_of(c, &s));
   for (int32_t i = 0; i < c->in[0]->ndim; i++) {
-    if (!(s.reduced >> i & 1)) shape[n++] = c->in[0]->shape[i];
-    else if (c->p[1].ints[0]) shape[n++] = 1;
+    if (!(s.reduced >> i & 1))
+      shape[n++] = c->in[0]->shape[i];
+    else if (c->p[1].ints[0])
+      shape[n++] = 1;
   }
   return pg_out(c, 0, dtype, n, shape);
 }
@@ -195,35 +208,47 @@ static int sum_int(pg_call *c) {
   return PG_OK;
 }
 
-#define DIMS PG_DIM_LIST("dim", "the dimensions to reduce; all when none is given"), PG_FLAG("keepdim", 0, "keep them with size 1")
+#define DIMS                                                                                                           \
+  PG_DIM_LIST("dim", "the dimensions to reduce; all when none is given"), PG_FLAG("keepdim", 0, "keep them with size 1")
 #define REDUCE_OP(NAME, DOC, NEEDS, PARAMS, INT, ...)                                                                  \
   const pg_op pg_op_##NAME = {                                                                                         \
-      .info = {.name = #NAME, .doc = DOC, .inputs = PG_ARGS({"x", PG_STRIDED, "any shape"}),                           \
-               .outputs = PG_ARGS({"y", 0, "x without the reduced dimensions"}), .params = PARAMS,                     \
-               .samples = PG_SAMPLES(__VA_ARGS__), .method = 1},                                                       \
-      .shape = reduce_shape, .needs = NEEDS,                                                                           \
+      .info = {.name = #NAME,                                                                                          \
+               .doc = DOC,                                                                                             \
+               .inputs = PG_ARGS({"x", PG_STRIDED, "any shape"}),                                                      \
+               .outputs = PG_ARGS({"y", 0, "x without the reduced dimensions"}),                                       \
+               .params = PARAMS,                                                                                       \
+               .samples = PG_SAMPLES(__VA_ARGS__),                                                                     \
+               .method = 1},                                                                                           \
+      .shape = reduce_shape,                                                                                           \
+      .needs = NEEDS,                                                                                                  \
       .forward = {[PG_FLOAT32] = NAME##_forward_f32, [PG_FLOAT64] = NAME##_forward_f64, [PG_INT32] = INT},             \
       .backward = PG_REALS(NAME##_backward)};
 #define X PG_NEED_IN(0)
-REDUCE_OP(sum, "sum of the elements", 0, PG_PARAMS(DIMS), sum_int, "{x = randn(3, 4)}", "{x = randn(2, 3, 4), dim = {1, 3}}",
-          "{x = randn(2, 3, 4), dim = 2, keepdim = true}")
+REDUCE_OP(sum, "sum of the elements", 0, PG_PARAMS(DIMS), sum_int, "{x = randn(3, 4)}",
+          "{x = randn(2, 3, 4), dim = {1, 3}}", "{x = randn(2, 3, 4), dim = 2, keepdim = true}")
 REDUCE_OP(mean, "arithmetic mean", 0, PG_PARAMS(DIMS), NULL, "{x = randn(3, 4)}", "{x = randn(2, 3, 4), dim = {2}}")
-REDUCE_OP(max, "greatest element; NaN wins; the gradient goes to the first", X, PG_PARAMS(DIMS), NULL, "{x = randn(3, 4)}",
-          "{x = randn(3, 4), dim = 2}")
-REDUCE_OP(min, "least element; NaN wins; the gradient goes to the first", X, PG_PARAMS(DIMS), NULL, "{x = randn(3, 4), dim = 1}")
+REDUCE_OP(max, "greatest element; NaN wins; the gradient goes to the first", X, PG_PARAMS(DIMS), NULL,
+          "{x = randn(3, 4)}", "{x = randn(3, 4), dim = 2}")
+REDUCE_OP(min, "least element; NaN wins; the gradient goes to the first", X, PG_PARAMS(DIMS), NULL,
+          "{x = randn(3, 4), dim = 1}")
 REDUCE_OP(var, "variance, by two passes", X, PG_PARAMS(DIMS, PG_FLAG("unbiased", 1, "divide by n - 1")), NULL,
           "{x = randn(3, 4), dim = 2}", "{x = randn(3, 4), unbiased = false}")
-REDUCE_OP(logsumexp, "log of the sum of e^x, without overflow", X | PG_NEED_OUT(0), PG_PARAMS(DIMS), NULL, "{x = randn(3, 4), dim = 2}")
-REDUCE_OP(norm, "Euclidean norm; its gradient at 0 is 0", X | PG_NEED_OUT(0), PG_PARAMS(DIMS), NULL, "{x = randn(3, 4), dim = 2}",
-          "{x = randn(3, 4)}")
+REDUCE_OP(logsumexp, "log of the sum of e^x, without overflow", X | PG_NEED_OUT(0), PG_PARAMS(DIMS), NULL,
+          "{x = randn(3, 4), dim = 2}")
+REDUCE_OP(norm, "Euclidean norm; its gradient at 0 is 0", X | PG_NEED_OUT(0), PG_PARAMS(DIMS), NULL,
+          "{x = randn(3, 4), dim = 2}", "{x = randn(3, 4)}")
 
 #define INDEX_OP(NAME, DOC)                                                                                            \
-  const pg_op pg_op_##NAME = {                                                                                         \
-      .info = {.name = #NAME, .doc = DOC, .inputs = PG_ARGS({"x", PG_STRIDED, "any shape, float"}),                    \
-               .outputs = PG_ARGS({"index", PG_INDEX, "int32, x without the dimension"}), .params = PG_PARAMS(DIMS),   \
-               .no_backward = "a position is piecewise constant",                                                      \
-               .samples = PG_SAMPLES("{x = randn(3, 4), dim = 2}", "{x = randn(3, 4)}"), .method = 1},                 \
-      .shape = index_shape, .forward = PG_REALS(NAME##_forward)};
+  const pg_op pg_op_##NAME = {.info = {.name = #NAME,                                                                  \
+                                       .doc = DOC,                                                                     \
+                                       .inputs = PG_ARGS({"x", PG_STRIDED, "any shape, float"}),                       \
+                                       .outputs = PG_ARGS({"index", PG_INDEX, "int32, x without the dimension"}),      \
+                                       .params = PG_PARAMS(DIMS),                                                      \
+                                       .no_backward = "a position is piecewise constant",                              \
+                                       .samples = PG_SAMPLES("{x = randn(3, 4), dim = 2}", "{x = randn(3, 4)}"),       \
+                                       .method = 1},                                                                   \
+                              .shape = index_shape,                                                                    \
+                              .forward = PG_REALS(NAME##_forward)};
 INDEX_OP(argmax, "position of the first greatest element")
 INDEX_OP(argmin, "position of the first least element")
 #endif

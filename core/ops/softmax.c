@@ -45,8 +45,10 @@ static int K(softmax_all)(pg_call *c, int logarithm, int backward) {
   if (inner == 1) {
 #pragma omp parallel for schedule(static) if (outer * n > 8192)
     for (int64_t r = 0; r < outer; r++) {
-      if (backward) K(softmax_row_grad)(n, x + r * n, dy + r * n, y + r * n, logarithm);
-      else K(softmax_row)(n, x + r * n, y + r * n, logarithm);
+      if (backward)
+        K(softmax_row_grad)(n, x + r * n, dy + r * n, y + r * n, logarithm);
+      else
+        K(softmax_row)(n, x + r * n, y + r * n, logarithm);
     }
     return PG_OK;
   }
@@ -55,8 +57,10 @@ static int K(softmax_all)(pg_call *c, int logarithm, int backward) {
   for (int64_t r = 0; r < outer * inner; r++) {
     int64_t at = r / inner * n * inner + r % inner;
     for (int64_t i = 0; i < n; i++) row[i] = x[at + i * inner], row[2 * n + i] = backward ? dy[at + i * inner] : 0;
-    if (backward) K(softmax_row_grad)(n, row, row + 2 * n, row + n, logarithm);
-    else K(softmax_row)(n, row, row + n, logarithm);
+    if (backward)
+      K(softmax_row_grad)(n, row, row + 2 * n, row + n, logarithm);
+    else
+      K(softmax_row)(n, row, row + n, logarithm);
     for (int64_t i = 0; i < n; i++) y[at + i * inner] = row[n + i];
   }
   pg_scratch_free(row, sizeof(real) * 3 * (size_t)n);
@@ -82,13 +86,17 @@ static int softmax_shape(pg_call *c) {
 }
 
 #define SOFTMAX_OP(NAME, DOC)                                                                                          \
-  const pg_op pg_op_##NAME = {                                                                                         \
-      .info = {.name = #NAME, .doc = DOC, .inputs = PG_ARGS({"x", 0, "any shape, float"}),                             \
-               .outputs = PG_ARGS({"y", 0, "the shape of x"}),                                                         \
-               .params = PG_PARAMS(PG_ONE_DIM("dim", -1, "the dimension that sums to one")),                           \
-               .samples = PG_SAMPLES("{x = randn(3, 4)}", "{x = randn(2, 3, 4), dim = 2}"), .method = 1},              \
-      .shape = softmax_shape, .needs = PG_NEED_OUT(0), .forward = PG_REALS(NAME##_forward),                            \
-      .backward = PG_REALS(NAME##_backward)};
+  const pg_op pg_op_##NAME = {.info = {.name = #NAME,                                                                  \
+                                       .doc = DOC,                                                                     \
+                                       .inputs = PG_ARGS({"x", 0, "any shape, float"}),                                \
+                                       .outputs = PG_ARGS({"y", 0, "the shape of x"}),                                 \
+                                       .params = PG_PARAMS(PG_ONE_DIM("dim", -1, "the dimension that sums to one")),   \
+                                       .samples = PG_SAMPLES("{x = randn(3, 4)}", "{x = randn(2, 3, 4), dim = 2}"),    \
+                                       .method = 1},                                                                   \
+                              .shape = softmax_shape,                                                                  \
+                              .needs = PG_NEED_OUT(0),                                                                 \
+                              .forward = PG_REALS(NAME##_forward),                                                     \
+                              .backward = PG_REALS(NAME##_backward)};
 SOFTMAX_OP(softmax, "e^x divided by its sum along a dimension")
 SOFTMAX_OP(log_softmax, "the logarithm of softmax")
 #endif

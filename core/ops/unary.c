@@ -18,12 +18,12 @@
       din[i] = dout[i] * (derivative);                                                                                 \
     }                                                                                                                  \
   }                                                                                                                    \
-  static int K(name##_forward)(pg_call *c) {                                                                           \
+  static int K(name##_forward)(pg_call * c) {                                                                          \
     const real *x = PG_AT(real, c->in[0]);                                                                             \
     real *y = PG_AT(real, c->out[0]);                                                                                  \
     EACH_PIECE(c->in[0], K(name##_run)(length, x + begin, y + begin))                                                  \
   }                                                                                                                    \
-  static int K(name##_backward)(pg_call *c) {                                                                          \
+  static int K(name##_backward)(pg_call * c) {                                                                         \
     const real *x = c->in[0]->storage ? PG_AT(real, c->in[0]) : NULL;                                                  \
     const real *y = c->out[0]->storage ? PG_AT(real, c->out[0]) : NULL, *dy = PG_AT(real, c->grad_out[0]);             \
     real *dx = PG_AT(real, c->grad_in[0]);                                                                             \
@@ -36,7 +36,7 @@ UNARY(exp, K(v_exp)(x), y)
 UNARY(log, R(log)(x), 1 / x)
 UNARY(sqrt, R(sqrt)(x), (real)0.5 / y)
 UNARY(rsqrt, 1 / R(sqrt)(x), (real)-0.5 * y * y * y)
-UNARY(tanh, K(v_tanh)(x), 1 - y *y)
+UNARY(tanh, K(v_tanh)(x), 1 - y * y)
 UNARY(sigmoid, K(v_sigmoid)(x), y *(1 - y))
 UNARY(silu, x *K(v_sigmoid)(x), (K(v_sigmoid)(x) * (1 + x * (1 - K(v_sigmoid)(x)))))
 UNARY(relu, x > 0 ? x : x != x ? x : 0, (real)(x > 0))
@@ -56,7 +56,8 @@ static int K(clamp_forward)(pg_call *c) {
 }
 
 static int K(clamp_backward)(pg_call *c) { /* the ends let the gradient through */
-  const real *x = PG_AT(real, c->in[0]), *dy = PG_AT(real, c->grad_out[0]), lo = (real)c->p[0].num, hi = (real)c->p[1].num;
+  const real *x = PG_AT(real, c->in[0]), *dy = PG_AT(real, c->grad_out[0]), lo = (real)c->p[0].num,
+             hi = (real)c->p[1].num;
   real *dx = PG_AT(real, c->grad_in[0]);
   for (int64_t i = 0, n = pg_numel(c->in[0]); i < n; i++) dx[i] = x[i] >= lo && x[i] <= hi ? dy[i] : 0;
   return PG_OK;
@@ -98,9 +99,15 @@ static int int_abs(pg_call *c) {
 
 #define UNARY_OP(NAME, DOC, SOURCE, NEEDS, INT, ...)                                                                   \
   const pg_op pg_op_##NAME = {                                                                                         \
-      .info = {.name = #NAME, .doc = DOC, .source = SOURCE, .inputs = PG_ARGS({"x", 0, "any shape, float"}),           \
-               .outputs = PG_ARGS({"y", 0, "the shape of x"}), .samples = PG_SAMPLES(__VA_ARGS__), .method = 1},       \
-      .shape = unary_shape, .needs = NEEDS,                                                                            \
+      .info = {.name = #NAME,                                                                                          \
+               .doc = DOC,                                                                                             \
+               .source = SOURCE,                                                                                       \
+               .inputs = PG_ARGS({"x", 0, "any shape, float"}),                                                        \
+               .outputs = PG_ARGS({"y", 0, "the shape of x"}),                                                         \
+               .samples = PG_SAMPLES(__VA_ARGS__),                                                                     \
+               .method = 1},                                                                                           \
+      .shape = unary_shape,                                                                                            \
+      .needs = NEEDS,                                                                                                  \
       .forward = {[PG_FLOAT32] = NAME##_forward_f32, [PG_FLOAT64] = NAME##_forward_f64, [PG_INT32] = INT},             \
       .backward = PG_REALS(NAME##_backward)};
 
@@ -122,10 +129,16 @@ UNARY_OP(quick_gelu, "x * sigmoid(1.702 x), the activation of OpenAI's CLIP", "o
          "{x = randn(3, 4)}")
 UNARY_OP(softplus, "log(1 + e^x), without overflow", NULL, X, NULL, "{x = randn(3, 4)}")
 
-const pg_op pg_op_clamp = {
-    .info = {.name = "clamp", .doc = "x limited to lo..hi", .inputs = PG_ARGS({"x", 0, "any shape, float"}),
-             .outputs = PG_ARGS({"y", 0, "the shape of x"}),
-             .params = PG_PARAMS(PG_NUM("lo", -INFINITY, 0, 0, "least value"), PG_NUM("hi", INFINITY, 0, 0, "greatest value")),
-             .samples = PG_SAMPLES("{x = randn(3, 4), lo = -0.513, hi = 0.717}"), .method = 1},
-    .shape = unary_shape, .needs = X, .forward = PG_REALS(clamp_forward), .backward = PG_REALS(clamp_backward)};
+const pg_op pg_op_clamp = {.info = {.name = "clamp",
+                                    .doc = "x limited to lo..hi",
+                                    .inputs = PG_ARGS({"x", 0, "any shape, float"}),
+                                    .outputs = PG_ARGS({"y", 0, "the shape of x"}),
+                                    .params = PG_PARAMS(PG_NUM("lo", -INFINITY, 0, 0, "least value"),
+                                                        PG_NUM("hi", INFINITY, 0, 0, "greatest value")),
+                                    .samples = PG_SAMPLES("{x = randn(3, 4), lo = -0.513, hi = 0.717}"),
+                                    .method = 1},
+                           .shape = unary_shape,
+                           .needs = X,
+                           .forward = PG_REALS(clamp_forward),
+                           .backward = PG_REALS(clamp_backward)};
 #endif

@@ -23,12 +23,16 @@ static int reshape_view(pg_call *c) {
   int32_t ndim = c->p[0].len, open = -1;
   for (int32_t i = 0; i < ndim; i++) {
     shape[i] = c->p[0].ints[i];
-    if (shape[i] == -1 && open < 0) open = i;
-    else if (shape[i] < 0) return pg_op_fail(c, "size %lld; one size may be -1, the others are 0 or more", (long long)shape[i]);
-    else known *= shape[i];
+    if (shape[i] == -1 && open < 0)
+      open = i;
+    else if (shape[i] < 0)
+      return pg_op_fail(c, "size %lld; one size may be -1, the others are 0 or more", (long long)shape[i]);
+    else
+      known *= shape[i];
   }
   if (open >= 0) shape[open] = known ? n / known : 0, known *= shape[open];
-  if (known != n) return pg_op_fail(c, "%lld elements do not fill the shape asked for (%lld)", (long long)n, (long long)known);
+  if (known != n)
+    return pg_op_fail(c, "%lld elements do not fill the shape asked for (%lld)", (long long)n, (long long)known);
   pg_contiguous_strides(ndim, shape, stride);
   PG_TRY(pg_contiguous(x, &flat));
   int status = pg_view(flat, ndim, shape, stride, flat->offset, &c->out[0]);
@@ -38,7 +42,8 @@ static int reshape_view(pg_call *c) {
 
 static int reshape_backward(pg_call *c) {
   pg_tensor *same;
-  PG_TRY(pg_view(c->grad_out[0], c->in[0]->ndim, c->grad_in[0]->shape, c->grad_in[0]->stride, c->grad_out[0]->offset, &same));
+  PG_TRY(pg_view(c->grad_out[0], c->in[0]->ndim, c->grad_in[0]->shape, c->grad_in[0]->stride, c->grad_out[0]->offset,
+                 &same));
   int status = pg_copy(c->grad_in[0], same);
   pg_release(same);
   return status;
@@ -96,7 +101,8 @@ static int select_view(pg_call *c) {
   if (!x->ndim) return pg_op_fail(c, "a scalar has no dimension");
   if (at < 0) at += x->shape[dim];
   if (at < 0 || at >= x->shape[dim])
-    return pg_op_fail(c, "position %lld is outside the dimension's %lld", (long long)pg_shown(at), (long long)x->shape[dim]);
+    return pg_op_fail(c, "position %lld is outside the dimension's %lld", (long long)pg_shown(at),
+                      (long long)x->shape[dim]);
   for (int32_t i = 0, k = 0; i < x->ndim; i++)
     if (i != dim) shape[k] = x->shape[i], stride[k++] = x->stride[i];
   return pg_view(x, x->ndim - 1, shape, stride, x->offset + at * x->stride[dim], &c->out[0]);
@@ -108,8 +114,10 @@ static int unsqueeze_view(pg_call *c) {
   if (dim < 0) dim += x->ndim + 1;
   if (dim < 0 || dim > x->ndim || x->ndim == PG_MAX_DIMS) return pg_op_fail(c, "no new dimension can stand there");
   for (int32_t i = 0, k = 0; i <= x->ndim; i++) {
-    if (i == dim) shape[i] = 1, stride[i] = 0;
-    else shape[i] = x->shape[k], stride[i] = x->stride[k++];
+    if (i == dim)
+      shape[i] = 1, stride[i] = 0;
+    else
+      shape[i] = x->shape[k], stride[i] = x->stride[k++];
   }
   return pg_view(x, x->ndim + 1, shape, stride, x->offset, &c->out[0]);
 }
@@ -149,28 +157,37 @@ static int expand_backward(pg_call *c) { /* sums over what was stretched, in ord
       if (d >= skip && dx->shape[d - skip] != 1) at += rest % g->shape[d] * dx->stride[d - skip];
       rest /= g->shape[d];
     }
-    if (g->dtype == PG_FLOAT32) PG_AT(float, dx)[at] += PG_AT(float, g)[i];
-    else PG_AT(double, dx)[at] += PG_AT(double, g)[i];
+    if (g->dtype == PG_FLOAT32)
+      PG_AT(float, dx)[at] += PG_AT(float, g)[i];
+    else
+      PG_AT(double, dx)[at] += PG_AT(double, g)[i];
   }
   return PG_OK;
 }
 
 #define VIEW_OP(NAME, DOC, BACKWARD, PARAMS, ...)                                                                      \
-  const pg_op pg_op_##NAME = {.info = {.name = #NAME, .doc = DOC, .inputs = PG_ARGS({"x", PG_STRIDED, "any shape and dtype"}), \
-                                       .outputs = PG_ARGS({"y", 0, "a view of x"}), .params = PARAMS,                  \
-                                       .samples = PG_SAMPLES(__VA_ARGS__), .method = 1},                               \
-                              .flags = PG_F_VIEW, .view = NAME##_view, .backward = PG_ANY_REAL(BACKWARD)};
+  const pg_op pg_op_##NAME = {.info = {.name = #NAME,                                                                  \
+                                       .doc = DOC,                                                                     \
+                                       .inputs = PG_ARGS({"x", PG_STRIDED, "any shape and dtype"}),                    \
+                                       .outputs = PG_ARGS({"y", 0, "a view of x"}),                                    \
+                                       .params = PARAMS,                                                               \
+                                       .samples = PG_SAMPLES(__VA_ARGS__),                                             \
+                                       .method = 1},                                                                   \
+                              .flags = PG_F_VIEW,                                                                      \
+                              .view = NAME##_view,                                                                     \
+                              .backward = PG_ANY_REAL(BACKWARD)};
 VIEW_OP(reshape, "the same elements in another shape; copies when the strides leave no view", reshape_backward,
         PG_PARAMS(PG_INT_LIST("shape", "the new sizes; one may be -1")), "{x = randn(2, 6), shape = {3, 4}}",
         "{x = randn(2, 3, 4), shape = {-1, 4}}")
 VIEW_OP(transpose, "exchanges two dimensions", view_backward,
         PG_PARAMS(PG_ONE_DIM("dim0", NAN, "a dimension"), PG_ONE_DIM("dim1", NAN, "another")),
         "{x = randn(2, 3, 4), dim0 = 1, dim1 = 3}")
-VIEW_OP(permute, "the dimensions in another order", view_backward, PG_PARAMS(PG_DIM_LIST("dims", "every dimension once")),
-        "{x = randn(2, 3, 4), dims = {3, 1, 2}}")
+VIEW_OP(permute, "the dimensions in another order", view_backward,
+        PG_PARAMS(PG_DIM_LIST("dims", "every dimension once")), "{x = randn(2, 3, 4), dims = {3, 1, 2}}")
 VIEW_OP(narrow, "`length` positions along a dimension, from `start`", view_backward,
         PG_PARAMS(PG_ONE_DIM("dim", NAN, "the dimension"), PG_POSITION("start", "first position"),
-                  PG_INT("length", NAN, 0, 0, "how many")), "{x = randn(3, 5), dim = 2, start = 2, length = 3}")
+                  PG_INT("length", NAN, 0, 0, "how many")),
+        "{x = randn(3, 5), dim = 2, start = 2, length = 3}")
 VIEW_OP(select, "one position of a dimension, which disappears", view_backward,
         PG_PARAMS(PG_ONE_DIM("dim", NAN, "the dimension"), PG_POSITION("index", "the position; -1 is the last")),
         "{x = randn(3, 5), dim = 1, index = 2}", "{x = randn(2, 3, 4), dim = -1, index = -1}")

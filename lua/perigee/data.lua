@@ -1,7 +1,7 @@
 -- data.lua - images with labels: the datasets that Debian packages bring, procedural scenes, splits, tasks, batches.
 --
--- A dataset is a table {name, images = uint8 (N, S, S, 3), labels = int32 (N) 1-based, classes = {names}}. Order, splits
--- and batches come from generators of their own (data/random.lua): the global generator never moves.
+-- A dataset is a table {name, images = uint8 (N, S, S, 3), labels = int32 (N) 1-based, classes = {names}}. Order,
+-- splits and batches come from generators of their own (data/random.lua): the global generator never moves.
 
 local ffi = require "ffi"
 local lib = require "perigee.ffi"
@@ -23,14 +23,15 @@ local function whole(where, name, value, least)
 end
 
 local function check_dataset(where, dataset)
-  util.check(type(dataset) == "table" and pg.is_tensor(dataset.images) and pg.is_tensor(dataset.labels) and
-    type(dataset.classes) == "table", "%s: needs a dataset {images =, labels =, classes =}", where)
+  util.check(type(dataset) == "table" and pg.is_tensor(dataset.images) and pg.is_tensor(dataset.labels)
+    and type(dataset.classes) == "table", "%s: needs a dataset {images =, labels =, classes =}", where)
   local images, labels = dataset.images:size(1), dataset.labels:numel()
-  util.check(images == labels, "%s: dataset '%s' has %d images and %d labels", where, tostring(dataset.name), images, labels)
+  util.check(images == labels, "%s: dataset '%s' has %d images and %d labels", where, tostring(dataset.name), images,
+    labels)
   return images
 end
 
--- ---- datasets -----------------------------------------------------------------------------------------------------------
+-- ---- datasets -----------------------------------------------------------------------------------------------------
 
 local function load_idx(path)
   local file = io.open(path, "rb")
@@ -77,7 +78,7 @@ end
 
 data.openclipart, data.tuxpaint, data.folder = pictures.openclipart, pictures.tuxpaint, pictures.folder
 
--- ---- parts --------------------------------------------------------------------------------------------------------------
+-- ---- parts --------------------------------------------------------------------------------------------------------
 
 --- The scenes at `index`, in that order.
 -- @param dataset  a dataset
@@ -151,7 +152,7 @@ function data.split(dataset, fractions, seed)
   return parts
 end
 
--- ---- tasks --------------------------------------------------------------------------------------------------------------
+-- ---- tasks --------------------------------------------------------------------------------------------------------
 
 -- Parts of the wanted sizes; in proportion when the dataset has fewer images.
 local function sized(dataset, want)
@@ -194,7 +195,8 @@ end
 
 local TASKS = {
   { "fashion_mnist", "10 kinds of clothes, photographs", fashion_task },
-  { "openclipart", "subject of a drawing, by the package's folders", function(want) return sized(pictures.openclipart(), want) end },
+  { "openclipart", "subject of a drawing, by the package's folders",
+    function(want) return sized(pictures.openclipart(), want) end },
   { "tuxpaint", "subject of a photograph or drawing, by the package's folders",
     function(want) return sized(pictures.tuxpaint(), want) end },
   { "clipart_rotation", "by how much a drawing is turned: 0, 90, 180 or 270 degrees",
@@ -230,7 +232,7 @@ function data.task(name, options)
   util.fail(0, "task: unknown task '%s' (did you mean '%s'?)", tostring(name), util.nearest(tostring(name), names))
 end
 
--- ---- batches --------------------------------------------------------------------------------------------------------------
+-- ---- batches ------------------------------------------------------------------------------------------------------
 
 --- Bytes to network input: (v / 255 - mean) / std, channels first.
 -- @param images   uint8 (N, H, W, 3)

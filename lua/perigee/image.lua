@@ -6,7 +6,6 @@ local call = require "perigee.call"
 local util = require "perigee.util"
 
 local image = {}
-local CUBIC = { bicubic = 1, bilinear = 0 }
 
 local function made(fn, ...)
   local out, args = ffi.new "pg_tensor *[1]", { ... }
@@ -62,9 +61,7 @@ function image.resize(t, height, width, method)
   util.check(call.is_tensor(t), "image.resize: takes a tensor (H, W, C), got %s", type(t))
   check_size("image.resize", "height", height)
   check_size("image.resize", "width", width)
-  local cubic = CUBIC[method or "bicubic"]
-  util.check(cubic, "image.resize: method must be bicubic or bilinear, got '%s'", tostring(method))
-  return made(lib.pg_image_resize, t, height, width, cubic)
+  return call.ops.resize.call(t, { height = height, width = width, mode = method or "bicubic" })
 end
 
 return image

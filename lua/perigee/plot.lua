@@ -9,7 +9,7 @@ local plot = {}
 
 local COLORS = { "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b0a000" }
 
--- ---- gnuplot --------------------------------------------------------------------------------------------------------------------
+-- ---- gnuplot --------------------------------------------------------------------------------------------------------
 
 local STYLE = [[
 set encoding utf8
@@ -44,7 +44,8 @@ local function value(x) return (x == nil or x - x ~= 0) and "NaN" or ("%.9g"):fo
 local function draw(path, width, height, body)
   if not has_gnuplot() then return false end
   local temporary, script_path = path .. ".tmp", path .. ".gp"
-  util.write_file(script_path, STYLE:format(width, height) .. "set output " .. text(temporary) .. "\n" .. body .. "\nunset output\n")
+  util.write_file(script_path, STYLE:format(width, height) .. "set output " .. text(temporary) .. "\n" .. body
+    .. "\nunset output\n")
   local function shell(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
   local pipe = io.popen("gnuplot " .. shell(script_path) .. " 2>&1")
   local said = pipe and pipe:read "*a" or ""
@@ -55,7 +56,8 @@ local function draw(path, width, height, body)
   if made then made:close() end
   if size == 0 or not os.rename(temporary, path) then
     os.remove(temporary)
-    io.stderr:write("perigee: gnuplot could not draw ", path, ": ", (said:match "[^\n]*line %d+:[^\n]*" or "no reason given"), "\n")
+    io.stderr:write("perigee: gnuplot could not draw ", path, ": ",
+      (said:match "[^\n]*line %d+:[^\n]*" or "no reason given"), "\n")
     return false
   end
   return true
@@ -131,7 +133,10 @@ function plot.bars(path, spec)
     parts[#parts + 1] = ("$s%d using 1:2 with boxes linecolor rgb %s title %s"):format(i, color(i), text(s.name))
   end
   for i, s in ipairs(spec.series) do
-    if s.err then parts[#parts + 1] = ('$s%d using 1:2:3 with yerrorbars pointtype 0 linewidth 1.2 linecolor rgb "#303030" notitle'):format(i) end
+    if s.err then -- drawn as capped lines: error bars proper leave a white spot for a point
+      parts[#parts + 1] = ("$s%d using 1:($2-$3):(0):(2*$3) with vectors heads size graph 0.006,90 linewidth 1.2 "
+        .. 'linecolor rgb "#303030" notitle'):format(i)
+    end
   end
   if lowest >= 0 then script[#script + 1] = "set yrange [0:*]" end -- a bar is read from zero
   script[#script + 1] = "plot " .. table.concat(parts, ", ")
@@ -149,16 +154,18 @@ function plot.scatter_curves(path, spec)
     local zero = {}
     for k = 1, #s.x do zero[k] = 0 end
     script[#script + 1] = block("s" .. i, { s.x, s.y, s.xerr or zero, s.yerr or zero }, #s.x)
-    parts[#parts + 1] = ("$s%d using 1:2:3:4 with xyerrorbars pointtype 0 linewidth 1 linecolor rgb %s notitle"):format(i, color(i))
+    parts[#parts + 1] = ("$s%d using 1:2:3:4 with xyerrorbars pointtype 0 linewidth 1 linecolor rgb %s notitle")
+      :format(i, color(i))
     parts[#parts + 1] = ("$s%d using 1:2 with linespoints pointtype %d pointsize 1.1 linewidth 1.8 linecolor rgb %s title %s")
       :format(i, ({ 7, 5, 9, 11, 13 })[(i - 1) % 5 + 1], color(i), text(s.name))
   end
-  script[#script + 1] = "set offsets graph 0.04, graph 0.04, graph 0.06, graph 0.06\nset xzeroaxis linetype 1 linecolor \"#b0b0b0\""
+  script[#script + 1] = "set offsets graph 0.04, graph 0.04, graph 0.06, graph 0.06"
+  script[#script + 1] = 'set xzeroaxis linetype 1 linecolor "#b0b0b0"'
   script[#script + 1] = "plot " .. table.concat(parts, ", ")
   return draw(path, spec.width or 900, spec.height or 540, table.concat(script, "\n"))
 end
 
--- ---- images ------------------------------------------------------------------------------------------------------------------------
+-- ---- images ---------------------------------------------------------------------------------------------------------
 
 local function rgb(hex)
   local r, g, b = hex:match "^#(%x%x)(%x%x)(%x%x)$"

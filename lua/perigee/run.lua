@@ -16,7 +16,7 @@ Run.__index = Run
 local found, host = pcall(require, "perigee.host")
 if not found then host = { interrupted = function() return false end, graceful = function() end } end
 
--- ---- JSON with sorted keys and every digit (cjson rounds to 14, and a resumed run must be the same to the bit) ----------
+-- ---- JSON with sorted keys and every digit (cjson rounds to 14, and a resumed run must be the same to the bit) ------
 
 local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
@@ -63,7 +63,7 @@ local function read_json(path)
   return ok and type(value) == "table" and value or nil
 end
 
--- ---- the folder ---------------------------------------------------------------------------------------------------------------
+-- ---- the folder -----------------------------------------------------------------------------------------------------
 
 local function make_folder(path)
   local at = path:sub(1, 1) == "/" and "/" or ""
@@ -211,7 +211,7 @@ function Run:finish(result)
   return final
 end
 
--- ---- checkpoints ----------------------------------------------------------------------------------------------------------------
+-- ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 --- Saves a checkpoint in place of the last one.
 -- @param tensors  name -> tensor: parameters and the optimiser's moments
@@ -259,7 +259,7 @@ function Run:interrupted() -- luacheck: ignore 212
   return host.interrupted()
 end
 
--- ---- guards and pictures ----------------------------------------------------------------------------------------------------------
+-- ---- guards and pictures --------------------------------------------------------------------------------------------
 
 --- Raises when a loss term, a parameter or a gradient is NaN or infinite; the last checkpoint stays as it is.
 -- @param step        for the message

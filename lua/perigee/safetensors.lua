@@ -1,4 +1,4 @@
--- safetensors.lua - named tensors in one file: 8 bytes of header length, a JSON header, then the raw little-endian values.
+-- safetensors.lua - named tensors in one file: 8 bytes of header length, a JSON header, then little-endian values.
 -- Layout: https://github.com/huggingface/safetensors, "Format". Nothing in the header is believed before it is checked
 -- against the file: offsets must tile the data exactly, and each size must follow from its shape and dtype.
 
@@ -16,7 +16,7 @@ local LARGEST_HEADER = 100e6 -- bytes; the reference implementation's limit
 local CODE = { float32 = "F32", float64 = "F64", int32 = "I32", uint8 = "U8" }
 local NATIVE = { F32 = { "float32", 4 }, F64 = { "float64", 8 }, I32 = { "int32", 4 }, U8 = { "uint8", 1 } }
 
--- ---- dtypes that are widened on reading ---------------------------------------------------------------------------------
+-- ---- dtypes that are widened on reading ---------------------------------------------------------------------------
 
 local Word = ffi.typeof "union { uint32_t bits; float value; }"
 
@@ -41,13 +41,15 @@ end
 local WIDENED = { BF16 = { "float32", 2, "uint16_t", bfloat16 }, F16 = { "float32", 2, "uint16_t", float16 },
   I64 = { "int32", 8, "int64_t", int64 } }
 
--- ---- loading ------------------------------------------------------------------------------------------------------------
+-- ---- loading ------------------------------------------------------------------------------------------------------
 
 local function whole(x) return type(x) == "number" and x >= 0 and x % 1 == 0 and x <= 2 ^ 53 end
 
 -- Checks one header entry; returns {name, dtype, shape, first, last}.
 local function entry(path, name, given)
-  local function check(condition, ...) return util.check(condition, "%s: tensor '%s' " .. (...), path, name, select(2, ...)) end
+  local function check(condition, format, ...)
+    return util.check(condition, "%s: tensor '%s' " .. format, path, name, ...)
+  end
   check(type(given) == "table", "has no description")
   local kind = type(given.dtype) == "string" and (NATIVE[given.dtype] or WIDENED[given.dtype])
   check(kind, "has dtype %s; F32, F64, I32, U8, F16, BF16 and I64 can be read", tostring(given.dtype))
@@ -142,7 +144,7 @@ function safetensors.load(path)
   return tensors, metadata
 end
 
--- ---- saving ---------------------------------------------------------------------------------------------------------------
+-- ---- saving -------------------------------------------------------------------------------------------------------
 
 local function header_text(names, tensors, metadata)
   local parts, at = {}, 0
@@ -167,8 +169,8 @@ local function header_text(names, tensors, metadata)
   return text .. (" "):rep(-#text % 8)
 end
 
---- Writes tensors to one file, whole or not at all: a failure or a kill leaves the old file. Names are written sorted, so
--- the same tensors give the same bytes.
+--- Writes tensors to one file, whole or not at all: a failure or a kill leaves the old file. Names are written sorted,
+-- so the same tensors give the same bytes.
 -- @param path      file name
 -- @param tensors   table name -> tensor of any dtype and device
 -- @param metadata  table of strings, or nil

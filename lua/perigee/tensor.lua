@@ -67,6 +67,7 @@ end
 
 --- pg.full({2, 3}, value, options)
 function tensor.full(sizes, value, options)
+  util.check(type(value) == "number", "full: the value must be a number, got %s", type(value))
   local t = tensor.empty(sizes, options or {})
   check(lib.pg_fill(t, value))
   return t

@@ -42,7 +42,9 @@ describe("concepts", function()
         local caption = scenes:caption(i)
         assert.is_truthy(caption:find(scenes.classes[label], 1, true), caption)
         local answered = false
-        for _, q in ipairs(scenes:questions(i)) do answered = answered or q.about == task and q.answer == scenes.classes[label] end
+        for _, q in ipairs(scenes:questions(i)) do
+          answered = answered or q.about == task and q.answer == scenes.classes[label]
+        end
         assert.is_true(answered)
       end
     end
@@ -82,7 +84,8 @@ describe("parts", function()
     assert.are.equal(200, total)
     local all, train = data.class_counts(scenes), data.class_counts(parts.train)
     for c, count in ipairs(all) do assert.is_true(math.abs(train[c] - 0.7 * count) <= 1) end
-    assert.are.equal(bytes(parts.val.images), bytes(data.split(scenes, { train = 0.7, val = 0.1, test = 0.2 }, 4).val.images))
+    local again = data.split(scenes, { train = 0.7, val = 0.1, test = 0.2 }, 4)
+    assert.are.equal(bytes(parts.val.images), bytes(again.val.images))
   end)
 
   it("takes subsets in the order given", function()
@@ -111,7 +114,9 @@ describe("batches", function()
       local images, labels = batches:next()
       assert.are.same({ 10, 3, 32, 32 }, images:shape())
       assert.are.equal("int32", labels:dtype())
-      for i = 1, 10 do seen[images:get(i, 1, 5, 5) .. " " .. images:get(i, 2, 20, 9) .. " " .. images:get(i, 3, 30, 30)] = true end
+      for i = 1, 10 do
+        seen[images:get(i, 1, 5, 5) + 1e3 * images:get(i, 2, 20, 9) + 1e6 * images:get(i, 3, 30, 30)] = true
+      end
     end
     local distinct = 0
     for _ in pairs(seen) do distinct = distinct + 1 end
@@ -158,6 +163,28 @@ describe("datasets of the system", function()
     for _, count in ipairs(data.class_counts(test)) do assert.are.equal(1000, count) end
     assert.are.equal("ankle boot", test.classes[test.labels:get(1)])
     assert.are.equal(0, test.images:get(1, 1, 1, 1))
+  end)
+
+  it("reads a folder of class folders, once per distinct picture, the second time from the cache", function()
+    local root = os.tmpname()
+    os.remove(root)
+    ffi.cdef "int setenv(const char *name, const char *value, int overwrite);"
+    local home = os.getenv "XDG_CACHE_HOME" or ""
+    os.execute(("mkdir -p %s/tree/a %s/tree/b"):format(root, root))
+    ffi.C.setenv("XDG_CACHE_HOME", root .. "/cache", 1)
+    local lib = require "perigee.ffi"
+    for i, name in ipairs { "a/1", "a/2", "a/3", "b/1" } do
+      local picture = pg.full({ 40, 40, 3 }, i == 3 and 20 or 10 * i, { dtype = "uint8" })
+      assert.are.equal(0, lib.pg_image_save(("%s/tree/%s.png"):format(root, name), picture))
+    end
+    local first, second = data.folder { path = root .. "/tree" }, data.folder { path = root .. "/tree" }
+    assert.are.same({ 2, 1 }, data.class_counts(first))
+    assert.are.equal(bytes(first.images), bytes(second.images))
+    assert.are.same(first.files, second.files)
+    os.execute(("mkdir %s/tree/c"):format(root))
+    raises("tree/c holds no PNG", function() data.folder { path = root .. "/tree" } end)
+    ffi.C.setenv("XDG_CACHE_HOME", home, 1)
+    os.execute("rm -r " .. root)
   end)
 
   it("lists at least eight tasks", function() assert.is_true(#data.tasks() >= 8) end)

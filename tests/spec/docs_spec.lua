@@ -47,7 +47,8 @@ describe("documentation", function()
           ran = ran + 1
           local after = list[i + 1]
           if after and after.kind == "text" then
-            assert.are.equal(tidy(table.concat(after.lines, "\n")), tidy(table.concat(printed)), path .. ":" .. block.line)
+            local shown = tidy(table.concat(after.lines, "\n"))
+            assert.are.equal(shown, tidy(table.concat(printed)), path .. ":" .. block.line)
           end
         end
       end

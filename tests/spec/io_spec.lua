@@ -32,11 +32,11 @@ local function fails(pattern, fn, ...)
 end
 
 local function big(n) -- four bytes, most significant first
-  return string.char(bit.band(bit.rshift(n, 24), 255), bit.band(bit.rshift(n, 16), 255), bit.band(bit.rshift(n, 8), 255),
-    bit.band(n, 255))
+  local function byte(shift) return bit.band(bit.rshift(n, shift), 255) end
+  return string.char(byte(24), byte(16), byte(8), byte(0))
 end
 
--- ---- PNG by hand: stored deflate blocks -----------------------------------------------------------------------------------
+-- ---- PNG by hand: stored deflate blocks ---------------------------------------------------------------------------
 
 local function crc(bytes)
   local c = -1
@@ -56,14 +56,16 @@ local function stored(bytes)
     b = (b + a) % 65521
   end
   local function pair(v) return low(v % 256, math.floor(v / 256)) end
-  return "\120\1\1" .. pair(n) .. pair(65535 - n) .. bytes .. low(math.floor(b / 256), b % 256, math.floor(a / 256), a % 256)
+  return "\120\1\1" .. pair(n) .. pair(65535 - n) .. bytes
+    .. low(math.floor(b / 256), b % 256, math.floor(a / 256), a % 256)
 end
 
 -- rows: strings of packed pixels; colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA
 local function png(width, height, depth, colour, rows, extra, interlace)
   local data = {}
   for i, row in ipairs(rows) do data[i] = "\0" .. row end
-  return "\137PNG\r\n\26\n" .. chunk("IHDR", big(width) .. big(height) .. string.char(depth, colour, 0, 0, interlace or 0))
+  local head = big(width) .. big(height) .. string.char(depth, colour, 0, 0, interlace or 0)
+  return "\137PNG\r\n\26\n" .. chunk("IHDR", head)
     .. (extra or "") .. chunk("IDAT", stored(table.concat(data))) .. chunk("IEND", "")
 end
 
@@ -152,11 +154,11 @@ describe("resize", function()
     -- The triangle of half-width 2 about columns 1 and 3: weights 3 3 1 over 7, and their mirror image.
     local row = pg.tensor({ { { 0 }, { 100 }, { 200 }, { 100 } } }):to "uint8"
     assert.are.same({ { { 71 }, { 143 } } }, pg.image.resize(row, 1, 2, "bilinear"):totable())
-    fails("bicubic or bilinear", pg.image.resize, t, 2, 2, "nearest")
+    fails("one of bicubic, bilinear", pg.image.resize, t, 2, 2, "nearest")
   end)
 end)
 
--- ---- arrays -------------------------------------------------------------------------------------------------------------
+-- ---- arrays -------------------------------------------------------------------------------------------------------
 
 describe("IDX", function()
   local ffi, lib, call = require "ffi", require "perigee.ffi", require "perigee.call"
@@ -259,7 +261,9 @@ describe("safetensors", function()
   end)
 
   it("refuses a header that disagrees with the file", function()
-    local function one(shape, offsets) return '{"a":{"dtype":"U8","shape":' .. shape .. ',"data_offsets":' .. offsets .. "}}" end
+    local function one(shape, offsets)
+      return ('{"a":{"dtype":"U8","shape":%s,"data_offsets":%s}}'):format(shape, offsets)
+    end
     fails("8-byte prefix", load, temporary "abc")
     fails("its header would be", load, temporary(("\255"):rep(8) .. "{}"))
     fails("not JSON", load, file "{nope")

@@ -11,7 +11,7 @@ local repl = {
   },
 }
 
--- ---- completion ---------------------------------------------------------------------------------------------------------------
+-- ---- completion -----------------------------------------------------------------------------------------------------
 
 local MODULES = { "nn", "optim", "models", "data", "image", "npy", "safetensors", "fda", "regularize", "metrics", "run", "plot" }
 local METHODS = { "shape", "dim", "size", "dtype", "device", "numel", "item", "totable", "get", "to", "clone", "detach",
@@ -65,7 +65,7 @@ local function complete(line, pg)
   return found, #word
 end
 
--- ---- reading and running -------------------------------------------------------------------------------------------------------
+-- ---- reading and running --------------------------------------------------------------------------------------------
 
 local function history_path()
   local state = os.getenv "XDG_STATE_HOME"

@@ -1,7 +1,7 @@
 -- concepts.lua - procedural scenes (core/data/concepts.c) as labelled datasets, with captions and questions.
 --
--- Each scene is drawn uniformly over shape, colour, texture, position, count, size and background; the task says which of
--- them is the label. Where the number or the place of shapes would be ambiguous there is one shape.
+-- Each scene is drawn uniformly over shape, colour, texture, position, count, size and background; the task says which
+-- of them is the label. Where the number or the place of shapes would be ambiguous there is one shape.
 
 local ffi = require "ffi"
 local lib = require "perigee.ffi"
@@ -21,7 +21,7 @@ concepts.values = {
   position = { "top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right" },
   count = { "one", "two", "three", "four" },
   size = { "small", "medium", "large" },
-  background = { "dark", "grey", "light", "tinted", "falling gradient", "rising gradient", "dark clouds", "light clouds" },
+  background = { "dark", "grey", "light", "tinted", "gradient down", "gradient across", "dark clouds", "light clouds" },
 }
 local TASKS = { "shape", "color", "texture", "position", "count", "size" }
 
@@ -96,9 +96,9 @@ local function check_hold_out(hold_out)
 end
 
 --- Renders a dataset of procedural scenes.
--- @param options {n = 1000 scenes, seed = 0, task = "shape" (or color, texture, position, count, size), size = 32 pixels,
+-- @param options {n = 1000, seed = 0, task = "shape" (color, texture, position, count, size), size = 32 pixels,
 --   hold_out = list of combinations that never appear, each such as {color = "red", shape = "star"}}
--- @return dataset {name, images uint8 (N, S, S, 3), labels int32 (N) 1-based, classes, specs} with :caption(i), :questions(i)
+-- @return dataset {name, images uint8 (N, S, S, 3), labels int32 (N), classes, specs}, :caption(i), :questions(i)
 -- @raises on an unknown option, task, property or value
 function concepts.new(options)
   options = util.options("concepts", options, { n = 1000, seed = 0, task = "shape", size = 32, hold_out = {} })

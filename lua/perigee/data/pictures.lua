@@ -1,4 +1,4 @@
--- pictures.lua - folders of PNG pictures as datasets: a class is a folder. Reduced pictures are kept in the user's cache.
+-- pictures.lua - folders of PNG pictures as datasets: a class is a folder. Reduced pictures are cached for the user.
 --
 -- Symbolic links and pictures that are pixel-identical once reduced count once, so that no test picture was trained on.
 
@@ -30,12 +30,12 @@ local function walk(folder, found)
   return found
 end
 
--- The folders directly below `root` as classes: {name =, files =}.
-local function classes_of(where, root, least)
+-- The folders directly below `root` as classes: {name =, files =}; those that are `skipped` say nothing of the subject.
+local function classes_of(where, root, least, skipped)
   local classes = {}
   for name in lfs.dir(root) do
     local path = root .. "/" .. name
-    if name:sub(1, 1) ~= "." and lfs.symlinkattributes(path, "mode") == "directory" then
+    if name:sub(1, 1) ~= "." and not skipped[name] and lfs.symlinkattributes(path, "mode") == "directory" then
       local files = walk(path, {})
       util.check(#files > 0 or least > 0, "%s: the class folder %s holds no PNG", where, path)
       if #files >= least then classes[#classes + 1] = { name = name, files = files } end
@@ -94,7 +94,7 @@ end
 local function reduce(where, classes, options)
   local seen, kept, all, done = {}, {}, 0, 0
   local bytes = options.size * options.size * 3
-  for _, class in ipairs(classes) do all = all + #class.files end
+  for _, class in ipairs(classes) do all = all + math.min(#class.files, options.per_class) end
   for c, class in ipairs(classes) do
     local mine = 0
     for _, i in ipairs(random.new(0, c):permutation(#class.files)) do
@@ -112,7 +112,7 @@ local function reduce(where, classes, options)
         util.raise(where .. ": " .. ffi.string(lib.pg_last_error()))
       end
       done = done + 1
-      if done % 100 == 0 then progress(where, done, all) end
+      if done % 100 == 0 and done < all then progress(where, done, all) end
     end
     util.check(mine > 0, "%s: class '%s' holds no readable PNG", where, class.name)
   end
@@ -128,8 +128,8 @@ local function reduce(where, classes, options)
 end
 
 local function load(where, root, options)
-  local classes = classes_of(where, root, options.least)
-  util.check(#classes >= 2, "%s: %s has %d class folder(s) with enough pictures; a dataset needs 2 or more", where, root,
+  local classes = classes_of(where, root, options.least, options.skipped or {})
+  util.check(#classes >= 2, "%s: %s has %d class folder(s) with enough pictures, needs 2 or more", where, root,
     #classes)
   local cache = cache_path(where, classes, options)
   local dataset = read_cache(cache)
@@ -142,18 +142,18 @@ local function load(where, root, options)
 end
 
 local function check_root(where, root, package)
-  util.check(type(root) == "string" and lfs.attributes(root, "mode") == "directory", "%s: %s is not a folder%s", where,
-    tostring(root), package and ": install the Debian package " .. package or "")
+  util.check(type(root) == "string" and lfs.attributes(root, "mode") == "directory", "%s: %s is not a folder%s",
+    where, tostring(root), package and ": install the Debian package " .. package or "")
 end
 
 --- Open Clip Art: drawings by subject, the package's top-level folders with at least 60 pictures.
--- @param options {path =, size = 32, per_class = 300 pictures at most}
+-- @param options {path =, size = 32, per_class = 200 pictures at most}
 -- @return dataset with .files
 -- @raises when openclipart-png is not installed
 function pictures.openclipart(options)
-  options = util.options("openclipart", options, { path = "/usr/share/openclipart/png", size = 32, per_class = 300 })
+  options = util.options("openclipart", options, { path = "/usr/share/openclipart/png", size = 32, per_class = 200 })
   check_root("openclipart", options.path, "openclipart-png")
-  options.least = 60
+  options.least, options.skipped = 60, { special = true, unsorted = true }
   return load("openclipart", options.path, options)
 end
 
