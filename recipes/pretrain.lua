@@ -7,7 +7,7 @@ local opt = pg.recipe {
   name = "pretrain",
   help = "Pre-train a small vision transformer on procedural concepts.",
   options = {
-    { "steps", 1000, min = 1, help = "optimiser steps; each sees one batch of every task" },
+    { "steps", 1700, min = 1, help = "optimiser steps; each sees one batch of every task" },
     { "batch", 16, min = 2, help = "images a task and step" },
     { "lr", 1e-3, min = 0, max = 1, help = "peak learning rate of AdamW" },
     { "width", 128, min = 16, help = "width of the transformer" },

@@ -1,0 +1,1 @@
+-- empty.lua - a recipe that does nothing: what starting costs.
