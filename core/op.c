@@ -78,6 +78,9 @@ int pg_dim(const pg_call *c, const pg_tensor *t, int64_t dim, int32_t *out) {
 }
 
 int pg_broadcast(const pg_call *c, const pg_tensor *a, const pg_tensor *b, int32_t *ndim, int64_t *shape) {
+  if (a->dtype != b->dtype)
+    return pg_fail(PG_ERR_DTYPE, "%s: dtypes differ: a is %s, b is %s", c->op->info.name, pg_dtype_name(a->dtype),
+                   pg_dtype_name(b->dtype));
   *ndim = PG_MAX(a->ndim, b->ndim);
   for (int32_t i = 0; i < *ndim; i++) {
     int32_t at_a = i - (*ndim - a->ndim), at_b = i - (*ndim - b->ndim);

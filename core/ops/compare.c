@@ -58,9 +58,6 @@ static int compare(pg_call *c, int kind) {
 static int compare_shape(pg_call *c) {
   int64_t shape[PG_MAX_DIMS];
   int32_t ndim;
-  if (c->in[0]->dtype != c->in[1]->dtype)
-    return pg_fail(PG_ERR_DTYPE, "%s: dtypes differ: a is %s, b is %s", c->op->info.name,
-                   pg_dtype_name(c->in[0]->dtype), pg_dtype_name(c->in[1]->dtype));
   PG_TRY(pg_broadcast(c, c->in[0], c->in[1], &ndim, shape));
   return pg_out(c, 0, PG_UINT8, ndim, shape);
 }

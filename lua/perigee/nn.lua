@@ -236,9 +236,7 @@ function nn.Embedding:forward(positions)
 end
 
 --- nn.Conv2d(in_channels, out_channels, kernel, {stride = 1, padding = 0, bias = true, init = "uniform", std = 0.02}).
--- A square kernel. Every output place gathers its window in one `index`, then it is a linear layer over the windows;
--- places outside the image read a row of zeros.
--- @return forward: (B, in, H, W) -> (B, out, H', W') with H' = floor((H + 2 padding - kernel) / stride) + 1
+-- A square kernel over pg.conv2d.
 nn.Conv2d = nn.class "Conv2d"
 function nn.Conv2d:init(in_channels, out_channels, kernel, options)
   options = util.options("nn.Conv2d", options, { stride = 1, padding = 0, bias = true, init = util.none,
@@ -250,43 +248,10 @@ function nn.Conv2d:init(in_channels, out_channels, kernel, options)
   initialise(self, "nn.Conv2d", { out_channels, in_channels, kernel, kernel }, in_channels * kernel * kernel, options)
 end
 
--- Where each element of each window stands in the flattened image: row-major windows, then rows, then columns.
-local function windows(self, height, width, rows, columns)
-  local positions, outside = {}, height * width + 1
-  for i = 0, rows * columns - 1 do
-    local top = math.floor(i / columns) * self.stride - self.padding
-    local left = (i % columns) * self.stride - self.padding
-    for y = top, top + self.kernel - 1 do
-      for x = left, left + self.kernel - 1 do
-        local inside = y >= 0 and y < height and x >= 0 and x < width
-        positions[#positions + 1] = inside and y * width + x + 1 or outside
-      end
-    end
-  end
-  return pg.tensor(positions, { dtype = "int32" })
-end
-
 function nn.Conv2d:forward(x)
   util.check(x:dim() == 4 and x:size(2) == self.weight:size(2), "nn.Conv2d: needs images (B, %d, H, W), got %s",
     self.weight:size(2), size_text(x))
-  local batch, channels, height, width = unpack(x:shape())
-  local rows = math.floor((height + 2 * self.padding - self.kernel) / self.stride) + 1
-  local columns = math.floor((width + 2 * self.padding - self.kernel) / self.stride) + 1
-  util.check(rows > 0 and columns > 0, "nn.Conv2d: a kernel of %d is larger than the padded image %s", self.kernel,
-    size_text(x))
-  local size = height .. "x" .. width
-  if rawget(self, "_size") ~= size then
-    rawset(self, "_size", size)
-    rawset(self, "_windows", windows(self, height, width, rows, columns))
-  end
-  local flat = x:permute(1, 3, 4, 2):reshape(batch, height * width, channels)
-  if self.padding > 0 then
-    flat = pg.cat({ flat, pg.zeros(batch, 1, channels, { dtype = x:dtype(), device = x:device() }) }, 2)
-  end
-  local window = self.kernel * self.kernel * channels
-  local gathered = flat:index(2, self._windows:to(x:device())):reshape(batch, rows * columns, window)
-  local weight = self.weight:permute(1, 3, 4, 2):reshape(self.weight:size(1), window)
-  return pg.linear(gathered, weight, self.bias):transpose(2, 3):reshape(batch, -1, rows, columns)
+  return pg.conv2d(x, self.weight, self.bias, { stride = { self.stride }, padding = { self.padding } })
 end
 
 --- nn.Dropout(p): zeroes each element with probability p while training, scales the others by 1 / (1 - p).
