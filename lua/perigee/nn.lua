@@ -237,6 +237,7 @@ end
 
 --- nn.Conv2d(in_channels, out_channels, kernel, {stride = 1, padding = 0, bias = true, init = "uniform", std = 0.02}).
 -- A square kernel over pg.conv2d.
+-- @return forward: (B, in, H, W) -> (B, out, H', W') with H' = floor((H + 2 padding - kernel) / stride) + 1
 nn.Conv2d = nn.class "Conv2d"
 function nn.Conv2d:init(in_channels, out_channels, kernel, options)
   options = util.options("nn.Conv2d", options, { stride = 1, padding = 0, bias = true, init = util.none,
