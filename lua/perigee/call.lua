@@ -300,6 +300,7 @@ for id = 0, lib.pg_op_count() - 1 do
   apply_id[op.name] = id
   call.ops[op.name], call.names[#call.names + 1] = op, op.name
   op.call = wrapper(op)
+  jit.off(op.call) -- LuaJIT 2.1.0-beta3 (Debian 12) compiles side traces through this vararg function that crash
 end
 
 return call
