@@ -111,7 +111,7 @@ local function fine_tune(method)
   end
   local function checkpoint(step)
     run:checkpoint(everything(model, head, adamw, regularizer), { step = step, method = method, rows = rows, curves = curves,
-      curve = curve, scalars = scalars(), seconds = pg.now() - began })
+      curve = curve, scalars = scalars(), sampler = sampler.state(), seconds = pg.now() - began })
   end
   if progress and progress.method == method then -- in the middle of this one: put everything back
     pg.no_grad(function()
@@ -122,6 +122,7 @@ local function fine_tune(method)
       regularizer.optimizer:restore { tensors = regularizer.optimizer:state().tensors, scalars = progress.scalars[2] }
     end
     pg.rng_state(progress.generator)
+    sampler.restore(progress.sampler)
     curve, first, began = progress.curve, progress.step + 1, began - progress.seconds
     progress = nil
   end
