@@ -94,10 +94,12 @@ end
 
 -- ---- tau and b ---------------------------------------------------------------------------------------------------------
 
+local Scale
+
 --- Learnable 1/tau and b (method 1.2b): log 1/tau and b as parameters, so that tau stays positive.
 -- Given as `scale` to fda.loss and its kin. It belongs into a parameter group without decay: learnable:group().
--- @param options tau (default 0.1); bias: a number, or "auto" (default): the first graph that it meets sets it, to the
---                mean similarity of the k-th neighbour divided by tau; dtype
+-- @param options tau to start from (default 0.1); bias to start from: a number, or "auto" (default), where what is learnt is
+--                an offset, from 0, to the mean similarity of the k-th neighbour divided by tau; dtype
 -- @return a module; :values(graph) -> 1/tau and b as (1) tensors with gradient; :group(lr) -> an optimiser's group
 function fda.LearnableScale(options)
   options = util.options("fda.LearnableScale", options, { tau = 0.1, bias = "auto", dtype = "float32" })
@@ -105,27 +107,18 @@ function fda.LearnableScale(options)
     "fda.LearnableScale: tau must be a number above 0, got %s", tostring(options.tau))
   util.check(options.bias == "auto" or type(options.bias) == "number" and math.abs(options.bias) < math.huge,
     "fda.LearnableScale: bias must be a number or \"auto\", got %s", tostring(options.bias))
-  if not fda.Scale then
-    local Scale = pg().nn.class "LearnableScale"
+  if not Scale then
+    Scale = pg().nn.class "LearnableScale"
     function Scale:values(graph)
       local scale = self.log_scale:exp()
-      if self.pending and graph then
-        self.pending = false
-        pg().no_grad(function() self.bias:copy_((graph.tail * scale):to(self.bias:dtype())) end)
-      end
-      return scale, self.bias
+      return scale, self.auto and graph.tail * scale + self.bias or self.bias
     end
     function Scale:group(lr) return { params = self:parameters(), weight_decay = 0, lr = lr } end
-    function Scale:load_state_dict(dict, load_options)
-      self.pending = false
-      return pg().nn.Module.load_state_dict(self, dict, load_options)
-    end
-    fda.Scale = Scale
   end
-  local self = fda.Scale.new()
-  self.pending = options.bias == "auto"
+  local self = Scale.new()
+  self.auto = options.bias == "auto"
   self.log_scale = pg().tensor({ -math.log(options.tau) }, { dtype = options.dtype })
-  self.bias = pg().tensor({ self.pending and 0 or options.bias }, { dtype = options.dtype })
+  self.bias = pg().tensor({ self.auto and 0 or options.bias }, { dtype = options.dtype })
   return self
 end
 

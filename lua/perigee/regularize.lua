@@ -1,133 +1,235 @@
 -- regularize.lua - what fine-tuning may add to its loss so that it forgets less. Every method has one interface: made from
 -- the pre-trained model and options, called once a batch, it returns a scalar (already weighted) or nil.
 --
--- A batch is {model, images, features, tokens (maps at `depths`)}; `depths` of the regulariser says which maps it wants.
+-- A method is a file of the folder regularize, anywhere on package.path: writing it is all that adding one takes. It
+-- returns {help = one line, source = paper, options = list, new = function(pretrained, options) -> regulariser}. An option
+-- is {name, default, help =, min =, max =, choices =, real = true, or_number = true, object = "what", required = true}, as
+-- pg.recipe declares them: a whole default means whole numbers unless `real`; `or_number` lets a number stand in place of
+-- the word; `object` is something that has no text (a module, an iterator).
+--
+-- A batch is {model, images, features (B, D), tokens = maps (B, T, D) at the regulariser's `depths`}, and may bring what
+-- the pre-trained model says of it: before = (B, D) final features, or a list of maps, one a depth, which saves a pass.
 
 local util = require "perigee.util"
 
 local regularize = {}
 local function pg() return require "perigee" end
 
-local methods = {}
-
--- regularize.NAME(pretrained, options) is regularize.new("NAME", pretrained, options).
-setmetatable(regularize, { __index = function(_, name)
-  return methods[name] and function(pretrained, options) return regularize.new(name, pretrained, options) end
-end })
+-- ---- methods are files -------------------------------------------------------------------------------------------------
 
 --- The names that regularize.new takes, sorted.
 function regularize.names()
-  local names = {}
-  for name in pairs(methods) do names[#names + 1] = name end
+  local lfs, names, seen = require "lfs", {}, {}
+  for template in package.path:gmatch "[^;]+" do
+    local folder = template:match "^(.*)%?%.lua$"
+    folder = folder and folder .. "perigee/regularize"
+    if folder and lfs.attributes(folder, "mode") == "directory" then
+      for file in lfs.dir(folder) do
+        local name = file:match "^([%a_][%w_]*)%.lua$"
+        if name and not seen[name] then names[#names + 1], seen[name] = name, true end
+      end
+    end
+  end
   table.sort(names)
   return names
 end
 
---- Makes a regulariser by name. @param pretrained a frozen model (never changed) @raises on an unknown name
--- @return {loss = function(batch) -> scalar or nil, step = function() after the optimiser's step, depths = list}
-function regularize.new(name, pretrained, options)
-  local make = methods[name]
-  if not make then
+local function method_of(name)
+  local module = type(name) == "string" and name:match "^[%a_][%w_]*$" and "perigee.regularize." .. name
+  if module and (package.loaded[module] or package.searchpath(module, package.path)) then return require(module) end
+end
+
+local function known(name)
+  local method = method_of(name)
+  if not method then
     util.fail(0, "regularize: there is no method '%s' (did you mean '%s'?)", tostring(name),
-      util.nearest(tostring(name), regularize.names()))
+      tostring(util.nearest(tostring(name), regularize.names())))
   end
-  local method = make(pretrained, options)
-  method.step = method.step or function() end
   return method
 end
 
---- Nothing: plain fine-tuning. LP-FT differs from it in its head alone, linear_probe in that the encoder stays.
-function methods.naive() return { loss = function() end } end
+-- regularize.NAME(pretrained, options) is regularize.new("NAME", pretrained, options).
+setmetatable(regularize, { __index = function(_, name)
+  return method_of(name) and function(pretrained, options) return regularize.new(name, pretrained, options) end
+end })
 
---- L2-SP (Li et al., arXiv 1802.01483; method 2.1): weight * sum_p ||p - p0||^2 over the encoder.
-function methods.l2sp(pretrained, options)
-  options = util.options("l2sp", options, { weight = 0.5 })
-  local start = {}
-  for i, t in ipairs(pretrained:parameters()) do start[i] = t:detach():clone() end
-  return { loss = function(batch)
-    local total
-    for i, t in ipairs(batch.model:parameters()) do
-      local difference = t - start[i]
-      local term = (difference * difference):sum()
-      total = total and total + term or term
-    end
-    return total * options.weight
-  end }
-end
+-- ---- options -----------------------------------------------------------------------------------------------------------
 
---- LDIFS (Mukhoti et al., arXiv 2308.13320; method 2.1): squared distance of normalised token maps at several depths,
--- averaged over channels, tokens, depths and the batch.
--- norm_axis "token" is the published code's: each channel's vector over tokens is brought to length one; "channel" each
--- token's vector over channels.
-function methods.ldifs(pretrained, options)
-  options = util.options("ldifs", options, { weight = 10, norm_axis = "token", depths = util.none })
-  local depths = options.depths
-  if not depths then
-    depths = { 0 }
-    for i = 1, 4 do
-      local depth = math.floor(pretrained.config.depth * i / 4 + 0.5)
-      if depth > depths[#depths] then depths[#depths + 1] = depth end
-    end
+--- What a method can be told: a list of {name, default, help =, min =, max =, choices =, ...}, for a recipe to show.
+-- @raises on an unknown method, naming the nearest
+function regularize.options(name)
+  local list = {}
+  for i, option in ipairs(known(name).options) do
+    list[i] = {}
+    for key, value in pairs(option) do list[i][key] = value end
   end
-  util.check(options.norm_axis == "token" or options.norm_axis == "channel",
-    "ldifs: norm_axis must be token or channel, got '%s'", tostring(options.norm_axis))
-  local function unit(map)
-    if options.norm_axis == "token" then map = map:transpose(2, 3) end
-    return map:normalize({ eps = 1e-10 })
-  end
-  return { depths = depths, loss = function(batch)
-    local _, before = pg().no_grad(function() return pretrained:forward_features(batch.images, depths) end)
-    local total
-    for i, map in ipairs(batch.tokens) do
-      local difference = unit(map) - unit(before[i])
-      local term = (difference * difference):mean()
-      total = total and total + term or term
+  return list
+end
+
+--- One line about a method, and where it comes from.
+function regularize.help(name) return known(name).help, known(name).source end
+
+local function whole(option) return type(option[2]) == "number" and option[2] % 1 == 0 and not option.real end
+
+local function wanted(option)
+  if option.object then return option.object end
+  if option.choices then return "one of " .. table.concat(option.choices, ", ") end
+  if option.list then return ("\"%s\", \"all\" or a list of depths"):format(option[2]) end
+  if type(option[2]) == "boolean" then return "true or false" end
+  local text = whole(option) and "a whole number" or "a number"
+  if option.min then text = text .. (", %g or more"):format(option.min) end
+  if option.max then text = text .. (", %g or less"):format(option.max) end
+  return option.or_number and ("\"%s\" or %s"):format(option[2], text) or text
+end
+
+local function allowed(option, value)
+  if option.object then return type(value) == "table" or type(value) == "function" end
+  if option.list then return type(value) == "table" or type(value) == "string" end
+  if option.choices then
+    for _, choice in ipairs(option.choices) do
+      if choice == value then return true end
     end
-    return total * (options.weight / #depths)
-  end }
-end
-
-local FDA = { weight = 10, k = 8, tau = 0.1, bias = "auto", negative = "similarity", clamp = true }
-
-local function graph_of(pretrained, batch, options)
-  local before = pg().no_grad(function() return pretrained(batch.images) end)
-  return pg().fda.graph(before, { k = options.k, negative = options.negative, clamp = options.clamp })
-end
-
---- FDA (arXiv 2505.24088; method 1): keeps the neighbour graph of the pre-trained features.
-function methods.fda(pretrained, options)
-  options = util.options("fda", options, FDA)
-  return { loss = function(batch)
-    local graph = graph_of(pretrained, batch, options)
-    return pg().fda.loss(batch.features, graph, { tau = options.tau, bias = options.bias }) * options.weight
-  end }
-end
-
---- Proxy-FDA: FDA with proxies of a generator that trains alongside, by its own optimiser (method 1.2i).
-function methods.proxy_fda(pretrained, options)
-  local defaults = { ratio = 0.4, alpha = 1, batch = 64, generator_lr = 1e-3 }
-  for key, value in pairs(FDA) do defaults[key] = value end
-  options = util.options("proxy_fda", options, defaults)
-  if options.ratio == 0 then
-    local plain = {}
-    for key in pairs(FDA) do plain[key] = options[key] end
-    return methods.fda(pretrained, plain)
+    return false
   end
-  local p = pg()
-  local generator = p.fda.ProxyGenerator { dim = pretrained.config.width, ratio = options.ratio, batch = options.batch, k = options.k }
-  local opt = p.optim.AdamW(generator:parameters(), { lr = options.generator_lr, weight_decay = 0 })
-  return {
-    generator = generator, optimizer = opt,
-    loss = function(batch)
-      local graph = graph_of(pretrained, batch, options)
-      local settings = { tau = options.tau, bias = options.bias }
-      local proxies = generator:generate(batch.features, graph)
-      opt:zero_grad()
-      p.fda.proxy_loss(proxies, batch.features, graph, { tau = options.tau, bias = options.bias, alpha = options.alpha }):backward()
-      return p.fda.proxy_fda_loss(batch.features, graph, proxies, settings) * options.weight
-    end,
-    step = function() opt:step() end,
-  }
+  if type(option[2]) == "boolean" then return type(value) == "boolean" end
+  if option.or_number and value == option[2] then return true end
+  return type(value) == "number" and math.abs(value) < math.huge and (not whole(option) or value % 1 == 0)
+    and value >= (option.min or -math.huge) and value <= (option.max or math.huge)
+end
+
+-- `given` over the declared defaults; text stands for a number where a recipe has nothing else.
+local function settle(name, options, given)
+  local defaults = {}
+  for _, option in ipairs(options) do defaults[option[1]] = option[2] == nil and util.none or option[2] end
+  local result = util.options(name, given, defaults)
+  for _, option in ipairs(options) do
+    local key = option[1]
+    if option.or_number and type(result[key]) == "string" then result[key] = tonumber(result[key]) or result[key] end
+    util.check(result[key] ~= nil or not option.required, "%s: the option '%s' is missing: %s", name, key, wanted(option))
+    util.check(result[key] == nil or allowed(option, result[key]), "%s: %s = %s, but it must be %s", name, key,
+      tostring(result[key]), wanted(option))
+  end
+  return result
+end
+
+-- ---- a regulariser -----------------------------------------------------------------------------------------------------
+
+--- Makes a regulariser by name. @param pretrained a frozen model (never changed)
+-- @return {name, settings = every option's value, loss = function(batch) -> scalar or nil, step = function() after the
+--          optimiser's step, depths = list of the token maps that it wants or nil, modules = {generator =, scale =} and
+--          optimizer where it trains something itself, state() -> {tensors, scalars}, restore(state)}
+-- @raises on an unknown method or option, naming the nearest, and on a value out of range
+function regularize.new(name, pretrained, options)
+  local method = known(name)
+  local settings = settle(name, method.options, options)
+  util.check(#method.options == 0 or type(pretrained) == "table" and pretrained.parameters,
+    "regularize: %s needs the pre-trained model, got %s", name, type(pretrained))
+  local self = method.new(pretrained, settings)
+  self.name, self.settings, self.modules = name, settings, self.modules or {}
+  self.step = self.step or function() end
+
+  -- The tensors are its own; write them out, or clone them, before the next step.
+  function self.state()
+    local state = { tensors = {}, scalars = {} }
+    for prefix, module in pairs(self.modules) do
+      for key, t in pairs(module:state_dict()) do state.tensors[prefix .. "." .. key] = t end
+    end
+    if self.optimizer then
+      local inner = self.optimizer:state()
+      for key, t in pairs(inner.tensors) do state.tensors["optimizer." .. key] = t end
+      state.scalars = inner.scalars
+    end
+    return state
+  end
+
+  function self.restore(state)
+    local function part(prefix)
+      local tensors = {}
+      for key, t in pairs(state.tensors) do
+        if key:sub(1, #prefix + 1) == prefix .. "." then tensors[key:sub(#prefix + 2)] = t end
+      end
+      return tensors
+    end
+    for prefix, module in pairs(self.modules) do module:load_state_dict(part(prefix)) end
+    if self.optimizer then self.optimizer:restore { tensors = part "optimizer", scalars = state.scalars } end
+  end
+  return self
+end
+
+-- ---- what methods share ------------------------------------------------------------------------------------------------
+
+local function field(where, batch, name, what)
+  util.check(type(batch) == "table", "%s: loss takes a batch, a table, got %s", where, type(batch))
+  return util.check(batch[name], "%s: batch.%s is missing: %s", where, name, what)
+end
+
+--- batch.features, or one line about what is missing.
+function regularize.features(where, batch)
+  local x = field(where, batch, "features", "the current model's features (B, D)")
+  util.check(pg().is_tensor(x) and x:dim() == 2, "%s: batch.features must be a tensor (B, D)", where)
+  return x
+end
+
+local function same_shape(where, got, like, what)
+  local a, b = pg().is_tensor(got) and table.concat(got:shape(), ", ") or type(got), table.concat(like:shape(), ", ")
+  util.check(a == b, "%s: %s is (%s), the current model's (%s)", where, what, a, b)
+  return got:detach()
+end
+
+--- The pre-trained final features of a batch: batch.before, or a pass of the frozen model.
+function regularize.before(where, pretrained, batch)
+  local features, before = regularize.features(where, batch), batch.before
+  if not before then
+    local images = field(where, batch, "images", "(B, C, H, W), or batch.before, the pre-trained features of them")
+    before = pg().no_grad(function() return pretrained(images) end)
+  end
+  return same_shape(where, before, features, "batch.before")
+end
+
+--- The token maps at `depths`: of the current model (batch.tokens), and of the pre-trained one (batch.before, a list, or
+-- a pass of it). @return two lists
+function regularize.maps(where, pretrained, batch, depths)
+  local at = "{" .. table.concat(depths, ", ") .. "}"
+  local tokens, before = field(where, batch, "tokens", "token maps at the depths " .. at
+    .. ", as model:forward_features(images, regularizer.depths) returns them"), batch.before
+  util.check(type(tokens) == "table" and #tokens == #depths, "%s: batch.tokens holds %s maps, the depths are %s", where,
+    type(tokens) == "table" and #tokens or "no", at)
+  if not before then
+    local images = field(where, batch, "images", "(B, C, H, W), or batch.before, the pre-trained maps of them")
+    local _, maps = pg().no_grad(function() return pretrained:forward_features(images, depths) end)
+    before = maps
+  end
+  util.check(type(before) == "table" and #before == #depths, "%s: batch.before must be a list of maps at the depths %s",
+    where, at)
+  local list = {}
+  for i, map in ipairs(tokens) do list[i] = same_shape(where, before[i], map, "batch.before[" .. i .. "]") end
+  return tokens, list
+end
+
+--- Depths as a method's option gives them: a list, "all", or text such as "2,4,6". @return a list
+function regularize.depths(where, value, pretrained, first)
+  local deepest, list = pretrained.config.depth, {}
+  if value == "all" then
+    for depth = first, deepest do list[#list + 1] = depth end
+    return list
+  end
+  if type(value) == "table" then list = value
+  else
+    for word in value:gmatch "[^,%s]+" do list[#list + 1] = tonumber(word) or word end
+  end
+  util.check(#list > 0, "%s: depths is empty", where)
+  for _, depth in ipairs(list) do
+    util.check(type(depth) == "number" and depth % 1 == 0 and depth >= first and depth <= deepest,
+      "%s: depth %s does not exist here: they run from %d to %d", where, tostring(depth), first, deepest)
+  end
+  return list
+end
+
+--- Parameters of batch.model beside the list that was kept of the pre-trained model's.
+function regularize.parameters(where, batch, start)
+  local parameters = field(where, batch, "model", "the encoder that is fine-tuned"):parameters()
+  util.check(#parameters == #start, "%s: batch.model has %d parameters, the pre-trained one %d", where, #parameters, #start)
+  return parameters
 end
 
 return regularize

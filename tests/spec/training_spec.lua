@@ -63,11 +63,12 @@ describe("training", function()
   it("every regulariser is zero or least at the start, and gives gradients away from it", function()
     local pretrained = small():requires_grad_(false)
     local images = pg.randn(12, 3, 8, 8)
+    local head = pg.models.head(16, 4)
+    local options = { fda = { k = 3 }, proxy_fda = { k = 3, batch = 12 }, lwf = { head = head },
+      ewc = { head = head, data = { { images } } } }
     for _, name in ipairs(pg.regularize.names()) do
       local model = small()
-      local options = (name == "fda" or name == "proxy_fda") and { k = 3 } or nil
-      if name == "proxy_fda" then options.batch = 12 end
-      local method = pg.regularize.new(name, pretrained, options)
+      local method = pg.regularize.new(name, pretrained, options[name])
       local features, tokens = model:forward_features(images, method.depths)
       local loss = method.loss { model = model, images = images, features = features, tokens = tokens }
       if name == "naive" then
