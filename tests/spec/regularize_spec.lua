@@ -161,6 +161,8 @@ describe("ewc", function()
     end
     assert.is_false(net.weight:requires_grad())
     assert.is_nil(net.weight.grad)
+    local five = pg.regularize.ewc(net, { data = data, head = identity(), labels = "true", samples = 5 })
+    close(by_hand(net, x:narrow(1, 1, 5), labels), five.fisher[1], "F of five images")
   end)
 
   it("with sampled labels goes towards the Fisher information, and stops at `samples`", function()

@@ -132,21 +132,25 @@ return function(fda)
 
   -- The mean over a set's proxies of  1/|X+| sum_{t in X+} softplus(-y (cos(p, t) s - b))  +  1/|X-| sum_{t in X-}
   -- softplus(y (cos(p, t) s - b)),  y = 1 for P+ and -1 for P-. As p = Pi X, its products with all features are
-  -- Pi (X X^^T), and |p|^2 = sum_j Pi_j |x_j| (p . x^_j): no vector of width D is touched.
-  local function contrast(pooling, products, lengths, signs, share, scale, bias)
+  -- Pi (X X^^T), and |p|^2 = sum_j Pi_j |x_j| (p . x^_j): no vector of width D is touched. `products` are s x_i . x^_j,
+  -- `lengths` |x_j| / s.
+  local function contrast(pooling, products, lengths, signs, share, bias)
     local b, n = pooling:size(1), pooling:size(2)
-    local along = pooling:reshape(b * n, b):matmul(products) -- p . x^_j
+    local along = pooling:reshape(b * n, b):matmul(products)
     local norm = (pooling:reshape(b * n, b) * lengths * along):sum(2, true):maximum(1e-24):sqrt()
-    local z = ((along / norm) * scale - bias):reshape(b, n, b) * signs
+    local z = (along / norm - bias):reshape(b, n, b) * signs
     return (z:softplus() * share):sum() * (1 / (b * n))
   end
 
   -- VICReg's hinge on the spread of an anchor's proxies: mean_d max(0, gamma_d - sqrt(Var_d(P) + 1e-4)). Fewer than two
   -- have none. Variances are the unbiased ones; the batch's mean, which shifts nothing, is taken off first for precision.
   local function variance(proxies, set, count, features, gamma)
-    local n, b = proxies:size(2), features:size(1)
+    local p, n, b = pg(), proxies:size(2), features:size(1)
     if n < 2 or count < 2 then return nil end
-    local spread = (proxies:var({ 2 }) + 1e-4):sqrt()
+    -- Sums over the proxies as products with a row of ones. No gradient goes through the mean: deviations sum to zero.
+    local ones = p.ones(1, n, { dtype = features:dtype(), device = features:device() })
+    local deviation = proxies - p.no_grad(function() return (ones * (1 / n)):matmul(proxies:detach()) end)
+    local spread = ((ones * (1 / (n - 1))):matmul(deviation ^ 2):reshape(b, features:size(2)) + 1e-4):sqrt()
     if gamma == "real" then
       local share, centred = set * (1 / count), features - features:mean(1, true)
       local mean = share:matmul(centred)
@@ -175,19 +179,18 @@ return function(fda)
     local scale, bias, numbers = fda.settings(graph, options)
     scale = scale and scale:detach() or 1 / numbers.tau
     bias = bias and bias:detach() or numbers.bias_value
-    local constants = { pg().no_grad(function()
+    local products, lengths, share = pg().no_grad(function()
       local share = graph.positive * (1 / graph.k)
       if rest > 0 then share = share + graph.rest * (1 / rest) end
-      local lengths = (features * features):sum(2):sqrt():reshape(1, b)
-      return features:matmul(features:normalize():t()), lengths, share:reshape(b, 1, b)
-    end) }
-    local products, lengths, share = unpack(constants)
+      local norms = features:norm(2):reshape(1, b)
+      return features:matmul(features:normalize():t()) * scale, norms / scale, share:reshape(b, 1, b)
+    end)
     local total
     for _, side in ipairs { { "positive", -1, graph.positive, graph.k }, { "negative", 1, graph.rest, rest } } do
       local name, sign, set, count = unpack(side)
       if proxies[name] then
         local signs = (graph.kind * sign):reshape(b, 1, b)
-        local term = contrast(proxies[name .. "_pooling"], products, lengths, signs, share, scale, bias)
+        local term = contrast(proxies[name .. "_pooling"], products, lengths, signs, share, bias)
         local spread = alpha > 0 and variance(proxies[name], set, count, features, gamma)
         if spread then term = term + spread * alpha end
         total = total and total + term or term

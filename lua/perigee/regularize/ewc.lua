@@ -51,7 +51,7 @@ local function fisher(pretrained, o)
       for i = 1, math.min(images:size(1), o.samples - seen) do
         add(images:narrow(1, i, 1):contiguous(), labels and labels:narrow(1, i, 1))
       end
-      if seen == o.samples then break end
+      if seen >= o.samples then break end
     end
     util.check(seen > 0, "ewc: the data has no images")
   end)
