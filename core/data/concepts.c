@@ -92,7 +92,7 @@ static float distance_to(int shape, const polygon *p, float x, float y) {
 
 /* How much of the second shade shows at (x, y), in pixels of a 32-pixel picture from the shape's centre. */
 static float texture_at(int texture, float x, float y) {
-  const float pi = 3.14159265f, period = 4;
+  const float pi = 3.14159265f, period = 5;
   float sx = sinf(2 * pi * x / period), sy = sinf(2 * pi * y / period);
   float wave = texture == STRIPES ? sy : texture == CHECKS ? 2 * sx * sy : texture == DOTS ? sx + sy - 0.7f : -1;
   return texture == SOLID ? 0 : fminf(fmaxf(0.5f + 1.5f * wave, 0), 1);
@@ -170,23 +170,23 @@ static void render(const int32_t *spec, int size, draws d, float *canvas, uint8_
   draw_background(canvas, size, spec[PG_CONCEPT_BACKGROUND], &d);
   distract(canvas, size, &d);
   choose_cells(spec[PG_CONCEPT_POSITION], count, &d, cells);
-  float shade[3], second[3], light = uniform(&d, -0.12f, 0.12f), contrast = uniform(&d, 0.45f, 0.7f);
+  float shade[3], second[3], light = uniform(&d, -0.15f, 0.15f), contrast = uniform(&d, 0.6f, 0.9f);
   bool whiten = below(&d, 2);
   for (int k = 0; k < 3; k++) {
-    shade[k] = palette[spec[PG_CONCEPT_COLOR]][k] + light + uniform(&d, -0.13f, 0.13f);
+    shade[k] = palette[spec[PG_CONCEPT_COLOR]][k] + light + uniform(&d, -0.16f, 0.16f);
     second[k] = shade[k] + contrast * ((whiten ? 1.0f : 0.0f) - shade[k]);
   }
   for (int i = 0; i < count; i++) {
     mark m = {.shape = spec[PG_CONCEPT_SHAPE], .texture = spec[PG_CONCEPT_TEXTURE], .alpha = 1};
-    float scale = (float)size, spread = 0.055f;
+    float scale = (float)size, step = count > 1 ? 0.29f : 0.25f, spread = count > 1 ? 0.055f : 0.11f;
     m.radius = scale * (count > 1 ? crowded : radius)[spec[PG_CONCEPT_SIZE]] * uniform(&d, 0.88f, 1.12f);
-    m.x = scale * (0.5f + 0.29f * (float)(cells[i] % 3 - 1) + uniform(&d, -spread, spread));
-    m.y = scale * (0.5f + 0.29f * (float)(cells[i] / 3 - 1) + uniform(&d, -spread, spread));
+    m.x = scale * (0.5f + step * (float)(cells[i] % 3 - 1) + uniform(&d, -spread, spread));
+    m.y = scale * (0.5f + step * (float)(cells[i] / 3 - 1) + uniform(&d, -spread, spread));
     m.angle = uniform(&d, -0.3f, 0.3f);
     memcpy(m.color, shade, sizeof shade), memcpy(m.second, second, sizeof second);
     draw_mark(canvas, size, &m);
   }
-  float grain = uniform(&d, 0.02f, 0.09f);
+  float grain = uniform(&d, 0.02f, 0.07f);
   for (int64_t i = 0; i < 3 * (int64_t)size * size; i++) {
     float value = canvas[i] + uniform(&d, -grain, grain);
     out[i] = (uint8_t)(255 * fminf(fmaxf(value, 0), 1) + 0.5f);

@@ -1,4 +1,4 @@
--- data.lua - images with labels: the datasets that Debian packages bring, procedural scenes, splits, tasks, batches.
+-- data.lua - images with labels: the datasets that Debian packages bring, procedural scenes, splits, batches.
 --
 -- A dataset is a table {name, images = uint8 (N, S, S, 3), labels = int32 (N) 1-based, classes = {names}}. Order,
 -- splits and batches come from generators of their own (data/random.lua): the global generator never moves.
@@ -12,7 +12,7 @@ local random = require "perigee.data.random"
 local concepts = require "perigee.data.concepts"
 local pictures = require "perigee.data.pictures"
 
-local data = { concepts = concepts.new }
+local data = { concepts = concepts.new, concept_values = concepts.values }
 local SIZE = 32
 
 local function positions(list) return pg.tensor(list, { dtype = "int32" }) end
@@ -83,7 +83,7 @@ data.openclipart, data.tuxpaint, data.folder = pictures.openclipart, pictures.tu
 --- The scenes at `index`, in that order.
 -- @param dataset  a dataset
 -- @param index    list of 1-based positions, or an int32 tensor of them
--- @return a new dataset with copies of those images
+-- @return a new dataset with copies of those images, and with their files, captions or specs where the dataset has them
 -- @raises on an empty list or a position out of range
 function data.subset(dataset, index)
   check_dataset("subset", dataset)
@@ -92,8 +92,36 @@ function data.subset(dataset, index)
     index = positions(index)
   end
   util.check(pg.is_tensor(index), "subset: positions must be a list or an int32 tensor")
-  return { name = dataset.name, images = dataset.images:index(1, index), labels = dataset.labels:index(1, index),
-    classes = dataset.classes }
+  local part = {}
+  for key, value in pairs(dataset) do part[key] = value end
+  part.images, part.labels = dataset.images:index(1, index), dataset.labels:index(1, index)
+  for _, key in ipairs { "files", "captions", "specs" } do
+    if dataset[key] then
+      part[key] = {}
+      for i, from in ipairs(index:totable()) do part[key][i] = dataset[key][from] end
+    end
+  end
+  return part
+end
+
+--- Several datasets as one: their classes side by side, or as they are when all name the same ones.
+-- @param list  datasets whose images have one size
+-- @return dataset
+-- @raises on an empty list or images of different sizes
+function data.merge(list)
+  util.check(type(list) == "table" and #list > 0, "merge: needs a list of datasets")
+  local images, labels, classes, same = {}, {}, {}, true
+  for _, dataset in ipairs(list) do
+    check_dataset("merge", dataset)
+    same = same and table.concat(dataset.classes, "\0") == table.concat(list[1].classes, "\0")
+  end
+  for i, dataset in ipairs(list) do
+    images[i], labels[i] = dataset.images, same and dataset.labels or dataset.labels + #classes
+    if i == 1 or not same then
+      for _, name in ipairs(dataset.classes) do classes[#classes + 1] = name end
+    end
+  end
+  return { name = "merged", images = pg.cat(images, 1), labels = pg.cat(labels, 1), classes = classes }
 end
 
 local function by_class(dataset)
@@ -152,85 +180,8 @@ function data.split(dataset, fractions, seed)
   return parts
 end
 
--- ---- tasks --------------------------------------------------------------------------------------------------------
-
--- Parts of the wanted sizes; in proportion when the dataset has fewer images.
-local function sized(dataset, want)
-  local n, total = dataset.labels:numel(), want.train + want.val + want.test
-  local unit = 1 / math.max(n, total)
-  return data.split(dataset, { train = want.train * unit, val = want.val * unit, test = want.test * unit }, want.seed)
-end
-
-local function fashion_task(want)
-  local total = want.train + want.val
-  local train, test = data.fashion_mnist { split = "train" }, data.fashion_mnist { split = "test" }
-  local n, m = train.labels:numel(), test.labels:numel()
-  local unit = 1 / math.max(n, total)
-  local parts = data.split(train, { train = want.train * unit, val = want.val * unit }, want.seed)
-  parts.test = want.test >= m and test or data.split(test, { test = want.test / m }, want.seed).test
-  return parts
-end
-
--- Each picture turned by 0, 90, 180 or 270 degrees; the angle is the label.
-local function rotated(dataset, seed)
-  local n, s = dataset.labels:numel(), dataset.images:size(2)
-  local images, labels = pg.empty(n, s, s, 3, { dtype = "uint8" }), pg.empty(n, { dtype = "int32" })
-  local from, to, label, generator = dataset.images:data(), images:data(), labels:data(), random.new(seed, 1)
-  for i = 0, n - 1 do
-    local turn = generator:below(4)
-    label[i] = turn
-    for y = 0, s - 1 do
-      for x = 0, s - 1 do
-        local sy, sx = y, x -- where the pixel comes from, turning anticlockwise
-        if turn == 2 then sy, sx = x, s - 1 - y
-        elseif turn == 3 then sy, sx = s - 1 - y, s - 1 - x
-        elseif turn == 4 then sy, sx = s - 1 - x, y end
-        local source, target = ((i * s + sy) * s + sx) * 3, ((i * s + y) * s + x) * 3
-        for k = 0, 2 do to[target + k] = from[source + k] end
-      end
-    end
-  end
-  return { name = "clipart_rotation", images = images, labels = labels, classes = { "0", "90", "180", "270" } }
-end
-
-local TASKS = {
-  { "fashion_mnist", "10 kinds of clothes, photographs", fashion_task },
-  { "openclipart", "subject of a drawing, by the package's folders",
-    function(want) return sized(pictures.openclipart(), want) end },
-  { "tuxpaint", "subject of a photograph or drawing, by the package's folders",
-    function(want) return sized(pictures.tuxpaint(), want) end },
-  { "clipart_rotation", "by how much a drawing is turned: 0, 90, 180 or 270 degrees",
-    function(want) return sized(rotated(pictures.openclipart(), want.seed), want) end },
-}
-for _, entry in ipairs { { "shape", "8 shapes" }, { "color", "8 colors" }, { "texture", "4 textures" },
-  { "position", "9 places" }, { "count", "one to four shapes" }, { "size", "3 sizes" } } do
-  TASKS[#TASKS + 1] = { entry[1], entry[2] .. ", procedural scenes", function(want)
-    return sized(concepts.new { n = want.train + want.val + want.test, seed = want.seed, task = entry[1] }, want)
-  end }
-end
-
---- Every task: a list of {name =, description =}, in a fixed order.
-function data.tasks()
-  local list = {}
-  for i, entry in ipairs(TASKS) do list[i] = { name = entry[1], description = entry[2] } end
-  return list
-end
-
---- A task's three parts.
--- @param name     one of data.tasks()
--- @param options  {train = 400, val = 200, test = 1000 images, seed = 0}; a smaller dataset is cut in proportion
--- @return {train =, val =, test =} datasets
--- @raises on an unknown name, or when the Debian package is not installed
-function data.task(name, options)
-  local want = util.options("task", options, { train = 400, val = 200, test = 1000, seed = 0 })
-  for _, part in ipairs { "train", "val", "test" } do whole("task", part, want[part], 1) end
-  local names = {}
-  for i, entry in ipairs(TASKS) do
-    if entry[1] == name then return entry[3](want) end
-    names[i] = entry[1]
-  end
-  util.fail(0, "task: unknown task '%s' (did you mean '%s'?)", tostring(name), util.nearest(tostring(name), names))
-end
+local tasks = require "perigee.data.tasks"
+data.tasks, data.task, data.pretraining = tasks.list, tasks.task, tasks.pretraining
 
 -- ---- batches ------------------------------------------------------------------------------------------------------
 

@@ -48,10 +48,11 @@ end
 --- Linear probe (method 2.4): full-batch AdamW on a normalising linear head; the learning rate is chosen on a 90/10 split
 -- of the training set, then the head is fitted again on all of it.
 -- @param train, train_labels, test, test_labels  (N, D) features and (N) int32 labels from 1
--- @param options steps (default 300; the reference uses 1000), lrs (default {0.01, 0.05, 0.1, 0.5}), weight_decay (0.01)
+-- @param options steps (default 1000), lrs (default {0.01, 0.05, 0.1, 0.5, 1}), weight_decay (default 0.01)
 -- @return test accuracy, and {head, lr, ece}
 function metrics.linear_probe(train, train_labels, test, test_labels, options)
-  options = util.options("metrics.linear_probe", options, { steps = 300, lrs = { 0.01, 0.05, 0.1, 0.5 }, weight_decay = 0.01 })
+  options = util.options("metrics.linear_probe", options, { steps = 1000, lrs = { 0.01, 0.05, 0.1, 0.5, 1 },
+    weight_decay = 0.01 })
   local p, n = pg(), train:size(1)
   util.check(n == train_labels:numel() and test:size(1) == test_labels:numel(),
     "linear_probe: %d features for %d labels (train), %d for %d (test)", n, train_labels:numel(), test:size(1), test_labels:numel())
@@ -73,6 +74,65 @@ function metrics.linear_probe(train, train_labels, test, test_labels, options)
   local head = train_head(train, train_labels, classes, best_lr, options.steps, options.weight_decay)
   local logits = p.no_grad(function() return head(test) end)
   return metrics.accuracy(logits, test_labels), { head = head, lr = best_lr, ece = metrics.ece(logits, test_labels) }
+end
+
+--- Features of many images, some hundreds at a time, without gradients.
+-- @param encode  function: (n, ...) -> (n, D) @param images (N, ...) @return (N, D)
+function metrics.encode(encode, images)
+  local p, pieces, n = pg(), {}, images:size(1)
+  for start = 1, n, 256 do
+    local part = images:narrow(1, start, math.min(256, n - start + 1)):contiguous()
+    pieces[#pieces + 1] = p.no_grad(function() return encode(part) end)
+  end
+  return p.cat(pieces, 1)
+end
+
+--- Linear-probe accuracy of a task from data.task: trained on its train part and tested on its test part; with `folds`,
+-- for tasks of few images, cross-validated over all of them, so that each is tested once (the rate is chosen in the first
+-- fold). Draws from a generator state of its own: every model gets the same splits and heads, and a run's own draws stay.
+-- @param encode   function: uint8 (N, H, W, 3) -> float features (N, D)
+-- @param task     {train, test, val, folds} from data.task
+-- @param options  as metrics.linear_probe, and seed (default 0)
+-- @return accuracy in 0..1
+function metrics.probe_task(encode, task, options)
+  local probe = {}
+  for key, value in pairs(options or {}) do probe[key] = value end
+  local p, seed = pg(), probe.seed or 0
+  probe.seed = nil
+  local kept = p.rng_state()
+  p.seed(seed)
+  local accuracy
+  if not task.folds then
+    accuracy = metrics.linear_probe(metrics.encode(encode, task.train.images), task.train.labels,
+      metrics.encode(encode, task.test.images), task.test.labels, probe)
+  else
+    local features = metrics.encode(encode, p.cat({ task.train.images, task.val.images, task.test.images }, 1))
+    local labels = p.cat({ task.train.labels, task.val.labels, task.test.labels }, 1)
+    local n, order = labels:numel(), p.randperm(labels:numel())
+    local right = 0
+    for fold = 1, task.folds do
+      local from, to = math.floor(n * (fold - 1) / task.folds), math.floor(n * fold / task.folds)
+      local test = order:narrow(1, from + 1, to - from):contiguous()
+      local train = p.cat({ order:narrow(1, 1, from), order:narrow(1, to + 1, n - to) }, 1)
+      local share, fitted = metrics.linear_probe(features:index(1, train), labels:index(1, train),
+        features:index(1, test), labels:index(1, test), probe)
+      probe.lrs = { fitted.lr }
+      right = right + share * (to - from)
+    end
+    accuracy = right / n
+  end
+  p.rng_state(kept)
+  return accuracy
+end
+
+--- The accuracy of always saying the commonest class. @param labels int32 (N)
+function metrics.chance(labels)
+  local count, most = {}, 0
+  for _, c in ipairs(labels:totable()) do
+    count[c] = (count[c] or 0) + 1
+    most = math.max(most, count[c])
+  end
+  return most / labels:numel()
 end
 
 --- kNN probe: the vote of the k nearest training features by cosine; of equal votes the nearer neighbour's wins.

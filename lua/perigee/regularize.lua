@@ -112,12 +112,42 @@ local function settle(name, options, given)
   return result
 end
 
+--- The options of several methods in one list, for a recipe to declare; where methods differ in a default it is "own",
+-- which is each method's own. Objects, which have no text, are left out.
+-- @param names   methods @param except  set of option names that the recipe gives itself
+function regularize.recipe_options(names, except)
+  local list, seen = {}, {}
+  for _, name in ipairs(names) do
+    for _, option in ipairs(regularize.options(name)) do
+      local key, other = option[1], seen[option[1]]
+      if other then
+        if other[2] ~= option[2] then
+          other[2], other.help = "own", other.help .. " (" .. name .. ": " .. option.help .. ")"
+        end
+      elseif not option.object and not (except and except[key]) then
+        seen[key], list[#list + 1] = option, option
+      end
+    end
+  end
+  return list
+end
+
+--- What of a recipe's options a method takes.
+function regularize.pick(name, opt)
+  local settings = {}
+  for _, option in ipairs(regularize.options(name)) do
+    local value = opt[option[1]]
+    if value ~= "own" then settings[option[1]] = value end
+  end
+  return settings
+end
+
 -- ---- a regulariser -----------------------------------------------------------------------------------------------------
 
 --- Makes a regulariser by name. @param pretrained a frozen model (never changed)
 -- @return {name, settings = every option's value, loss = function(batch) -> scalar or nil, step = function() after the
 --          optimiser's step, depths = list of the token maps that it wants or nil, modules = {generator =, scale =} and
---          optimizer where it trains something itself, state() -> {tensors, scalars}, restore(state)}
+--          optimizer where it trains something itself, :state() -> {tensors, scalars}, :restore(state)}
 -- @raises on an unknown method or option, naming the nearest, and on a value out of range
 function regularize.new(name, pretrained, options)
   local method = known(name)
@@ -129,7 +159,7 @@ function regularize.new(name, pretrained, options)
   self.step = self.step or function() end
 
   -- The tensors are its own; write them out, or clone them, before the next step.
-  function self.state()
+  function self:state()
     local state = { tensors = {}, scalars = {} }
     for prefix, module in pairs(self.modules) do
       for key, t in pairs(module:state_dict()) do state.tensors[prefix .. "." .. key] = t end
@@ -142,7 +172,7 @@ function regularize.new(name, pretrained, options)
     return state
   end
 
-  function self.restore(state)
+  function self:restore(state)
     local function part(prefix)
       local tensors = {}
       for key, t in pairs(state.tensors) do

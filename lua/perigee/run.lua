@@ -214,13 +214,13 @@ end
 -- ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 --- Saves a checkpoint in place of the last one.
--- @param tensors  name -> tensor: parameters and the optimiser's moments
--- @param state    anything JSON holds: {step =, optimiser =, loader =}; the generator's state is added
-function Run:checkpoint(tensors, state)
+-- @param parts  name -> module, optimiser, sampler, loader or tensor (snapshot.lua)
+-- @param state  anything JSON holds, with the step: {step =, ...}; the generator's state is added
+function Run:checkpoint(parts, state)
   local pg = require "perigee"
-  local whole = { generator = pg.rng_state() }
-  for key, value in pairs(state or {}) do whole[key] = value end
-  pg.safetensors.save(self.folder .. "/checkpoint.safetensors", tensors, { state = encode(whole) })
+  local tensors, data = require("perigee.snapshot").take(parts)
+  pg.safetensors.save(self.folder .. "/checkpoint.safetensors", tensors,
+    { state = encode(state or {}), parts = encode(data), generator = encode(pg.rng_state()) })
 end
 
 local function cut_metrics(self, step)
@@ -235,8 +235,9 @@ local function cut_metrics(self, step)
   self.metrics = append_to(path, "ab")
 end
 
---- Reads the checkpoint back when resuming; the generator is restored and metrics are cut to the checkpoint's step.
--- @return tensors, state; nil when the run is not resumed or was stopped before its first checkpoint
+--- Reads the checkpoint back when resuming; metrics are cut to its step.
+-- @return nil when the run is not resumed or was stopped before its first checkpoint; else {state =, :into(parts)}, where
+--   into(parts) puts everything back, the global generator too
 function Run:restore()
   local path = self.folder .. "/checkpoint.safetensors"
   if not self.resuming then return nil end
@@ -244,13 +245,15 @@ function Run:restore()
     cut_metrics(self, -1)
     return nil
   end
-  local pg = require "perigee"
-  local tensors, metadata = pg.safetensors.load(path)
-  local ok, state = pcall(require("cjson").decode, metadata and metadata.state or "")
-  if not ok then util.fail(0, "%s is not a checkpoint of a run: it holds no state", path) end
-  if state.generator then pg.rng_state(state.generator) end
-  cut_metrics(self, tonumber(state.step) or 0)
-  return tensors, state
+  local tensors, metadata = require("perigee").safetensors.load(path)
+  local decoded = {}
+  for _, key in ipairs { "state", "parts", "generator" } do
+    local ok, value = pcall(require("cjson").decode, metadata and metadata[key] or "")
+    if not ok then util.fail(0, "%s is not a checkpoint of a run: it holds no %s", path, key) end
+    decoded[key] = value
+  end
+  cut_metrics(self, tonumber(decoded.state.step) or 0)
+  return require("perigee.snapshot").new(tensors, decoded)
 end
 
 --- True once Ctrl-C was pressed. A loop that asks each step saves its checkpoint and returns; the exit status is 130.

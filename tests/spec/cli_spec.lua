@@ -35,8 +35,11 @@ local pg = require "perigee"
 local opt = pg.recipe { name = "toy", help = "A toy.", options = {
   { "steps", 6, min = 1, help = "steps" }, { "lr", 0.5, max = 1 }, { "method", "naive", choices = { "naive", "l2sp" } } } }
 local run = pg.run.open(opt)
-local tensors, state = run:restore()
-local w, first = tensors and tensors.w or pg.zeros(3, { dtype = "float64" }), state and state.step + 1 or 1
+local saved, w, first = run:restore(), pg.zeros(3, { dtype = "float64" }), 1
+if saved then
+  saved:into { w = w }
+  first = saved.state.step + 1
+end
 for step = first, opt.steps do
   w = w + pg.randn(3, { dtype = "float64" }) * opt.lr
   run:log { step = step, loss = w:sum():item() }

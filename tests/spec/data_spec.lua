@@ -187,5 +187,64 @@ describe("datasets of the system", function()
     os.execute("rm -r " .. root)
   end)
 
-  it("lists at least eight tasks", function() assert.is_true(#data.tasks() >= 8) end)
+  it("carries files and captions into a subset, and puts datasets side by side", function()
+    local red, blue = data.concepts { n = 20, task = "color", seed = 1 }, data.concepts { n = 10, task = "shape", seed = 2 }
+    local part = data.subset(red, { 20, 3 })
+    assert.are.equal(red:caption(3), part:caption(2))
+    local both = data.merge { red, blue }
+    assert.are.equal(16, #both.classes)
+    assert.are.equal(blue.labels:get(10) + 8, both.labels:get(30))
+    assert.are.equal(8, #data.merge({ red, red }).classes)
+    raises("needs a list", function() data.merge {} end)
+  end)
+end)
+
+describe("tasks", function()
+  local function pictures(...)
+    local set, n = {}, 0
+    for _, part in ipairs { ... } do
+      local size = part.images:numel() / part.images:size(1)
+      for i = 1, part.images:size(1) do
+        local image = ffi.string(part.images:data() + (i - 1) * size, size)
+        n = n + (set[image] and 0 or 1)
+        set[image] = true
+      end
+    end
+    return set, n
+  end
+  local function shared(a, b)
+    local n = 0
+    for image in pairs(a) do n = n + (b[image] and 1 or 0) end
+    return n
+  end
+
+  it("are at least eight, each with a word on whether pre-training saw its labels", function()
+    assert.is_true(#data.tasks() >= 8)
+    for _, task in ipairs(data.tasks()) do
+      assert.is_truthy(({ seen = 1, partly = 1, ["held out"] = 1 })[task.label], task.name)
+    end
+  end)
+
+  it("never show a test picture in training, for any seed, nor across tasks of one source", function()
+    if not exists "/usr/share/openclipart/png/animals" then pending "openclipart-png is not installed" return end
+    local pretraining = pictures(data.pretraining "openclipart")
+    local first = data.task("openclipart", { train = 300, test = 300, seed = 1 })
+    local other = data.task("openclipart", { train = 900, test = 2000, seed = 2 })
+    local turned = data.task("clipart_rotation", { train = 600, val = 50, test = 2000 })
+    local tests = pictures(first.test, other.test)
+    assert.are.equal(0, shared(tests, pictures(first.train, first.val, other.train, other.val, turned.train, turned.val)))
+    assert.are.equal(0, shared(pretraining, tests))
+    assert.are.equal(0, shared(pretraining, pictures(first.train, other.train, turned.test, turned.train)))
+    raises("has no part for pre%-training", function() data.pretraining "tuxpaint" end)
+  end)
+
+  it("draw scenes of their own, the same tests for every seed", function()
+    local a = data.task("shape", { train = 30, val = 20, test = 40, seed = 1 })
+    local b = data.task("color", { train = 30, val = 20, test = 40, seed = 1 })
+    local c = data.task("shape", { train = 30, val = 20, test = 40, seed = 2 })
+    assert.are.equal(0, shared(pictures(a.train, a.val, a.test), (pictures(b.train, b.val, b.test))))
+    assert.are.equal(0, shared(pictures(a.train), (pictures(a.test, a.val))))
+    assert.are.equal(bytes(a.test.images), bytes(c.test.images))
+    assert.are_not.equal(bytes(a.train.images), bytes(c.train.images))
+  end)
 end)

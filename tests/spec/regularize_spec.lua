@@ -273,13 +273,13 @@ describe("regularisers", function()
       end
       local method = pg.regularize.new(name, pretrained, options)
       local first = step(method)
-      local state = method.state()
+      local state = method:state()
       local saved = { tensors = {}, scalars = state.scalars }
       for key, t in pairs(state.tensors) do saved.tensors[key] = t:clone() end
       local second, third = step(method), step(method)
       assert.is_true(second < first, name)
       local other = pg.regularize.new(name, pretrained, options)
-      other.restore(saved)
+      other:restore(saved)
       assert.are.same({ second, third }, { step(other), step(other) })
       for key in pairs(state.tensors) do
         assert.is_truthy(({ scale = true, generator = true, optimizer = true })[key:match "^(%a+)%."])

@@ -57,6 +57,21 @@ function Dataset:questions(i)
   return list
 end
 
+--- The labels of any one property, whatever the dataset's own task is.
+-- @param name one of concepts.fields, such as "shape"
+-- @return int32 (N) from 1, in the order of concepts.values[name]
+function Dataset:property(name)
+  local column
+  for f, field in ipairs(concepts.fields) do
+    if field == name then column = f end
+  end
+  util.check(column, "concepts: unknown property '%s' (did you mean '%s'?)", tostring(name),
+    util.nearest(tostring(name), concepts.fields))
+  local values = {}
+  for i, spec in ipairs(self.specs) do values[i] = spec[column] end
+  return pg.tensor(values, { dtype = "int32" })
+end
+
 -- A scene's spec: every property uniform, drawn again while a held-out combination comes up.
 local function draw(generator, task, hold_out)
   local spec = {}
@@ -98,7 +113,7 @@ end
 --- Renders a dataset of procedural scenes.
 -- @param options {n = 1000, seed = 0, task = "shape" (color, texture, position, count, size), size = 32 pixels,
 --   hold_out = list of combinations that never appear, each such as {color = "red", shape = "star"}}
--- @return dataset {name, images uint8 (N, S, S, 3), labels int32 (N), classes, specs}, :caption(i), :questions(i)
+-- @return dataset {name, images uint8 (N, S, S, 3), labels int32 (N), classes, specs}, :caption(i), :questions(i), :property(name)
 -- @raises on an unknown option, task, property or value
 function concepts.new(options)
   options = util.options("concepts", options, { n = 1000, seed = 0, task = "shape", size = 32, hold_out = {} })
@@ -124,7 +139,7 @@ function concepts.new(options)
   local out = ffi.new "pg_tensor *[1]"
   call.check(lib.pg_concepts_render(table_of_specs, options.size, options.seed, out))
   return { name = task, images = call.own(out[0]), labels = labels, classes = concepts.values[task], specs = specs,
-    caption = Dataset.caption, questions = Dataset.questions }
+    caption = Dataset.caption, questions = Dataset.questions, property = Dataset.property }
 end
 
 return concepts

@@ -86,15 +86,12 @@ local function write_cache(path, dataset)
     files = dataset.files })
 end
 
-local function progress(name, done, all)
-  io.stderr:write(("\r%s: reducing pictures %d/%d%s"):format(name, done, all, done == all and "\n" or ""))
-end
-
 -- Up to per_class distinct pictures of each class, in a fixed random order so that no subfolder crowds out the others.
 local function reduce(where, classes, options)
   local seen, kept, all, done = {}, {}, 0, 0
   local bytes = options.size * options.size * 3
   for _, class in ipairs(classes) do all = all + math.min(#class.files, options.per_class) end
+  local bar = require("perigee.progress").new(where .. ": reading pictures", all, { unit = "picture" })
   for c, class in ipairs(classes) do
     local mine = 0
     for _, i in ipairs(random.new(0, c):permutation(#class.files)) do
@@ -112,11 +109,11 @@ local function reduce(where, classes, options)
         util.raise(where .. ": " .. ffi.string(lib.pg_last_error()))
       end
       done = done + 1
-      if done % 100 == 0 and done < all then progress(where, done, all) end
+      bar:step(done)
     end
     util.check(mine > 0, "%s: class '%s' holds no readable PNG", where, class.name)
   end
-  if all >= 100 then progress(where, all, all) end
+  bar:done()
   local images = pg.empty(#kept, options.size, options.size, 3, { dtype = "uint8" })
   local labels, files, names, at = {}, {}, {}, images:data()
   for i, picture in ipairs(kept) do
@@ -137,7 +134,12 @@ local function load(where, root, options)
     dataset = reduce(where, classes, options)
     write_cache(cache, dataset)
   end
-  dataset.name = where
+  dataset.name, dataset.captions = where, {}
+  for i, path in ipairs(dataset.files) do -- the first line of a text beside the picture
+    local file = io.open((path:gsub("%.[pP][nN][gG]$", ".txt")), "rb")
+    dataset.captions[i] = file and file:read "*l" or false
+    if file then file:close() end
+  end
   return dataset
 end
 
@@ -147,37 +149,30 @@ local function check_root(where, root, package)
 end
 
 --- Open Clip Art: drawings by subject, the package's top-level folders with at least 60 pictures.
--- @param options {path =, size = 32, per_class = 200 pictures at most}
--- @return dataset with .files
+-- @param options {path =, size = 32, per_class = 300 pictures at most}
+-- @return dataset with .files and .captions (false where no NAME.txt lies beside NAME.png)
 -- @raises when openclipart-png is not installed
 function pictures.openclipart(options)
-  options = util.options("openclipart", options, { path = "/usr/share/openclipart/png", size = 32, per_class = 200 })
+  options = util.options("openclipart", options, { path = "/usr/share/openclipart/png", size = 32, per_class = 300 })
   check_root("openclipart", options.path, "openclipart-png")
   options.least, options.skipped = 60, { special = true, unsorted = true }
   return load("openclipart", options.path, options)
 end
 
---- Tux Paint's stamps by top-level folder (at least 20 pictures), with a caption where a text lies beside the picture.
+--- Tux Paint's stamps by top-level folder (at least 20 pictures), most with a caption.
 -- @param options {path =, size = 32, per_class = 300 pictures at most}
--- @return dataset with .files and .captions (list; false where there is none)
+-- @return dataset with .files and .captions (false where no NAME.txt lies beside NAME.png)
 -- @raises when tuxpaint-stamps-default is not installed
 function pictures.tuxpaint(options)
   options = util.options("tuxpaint", options, { path = "/usr/share/tuxpaint/stamps", size = 32, per_class = 300 })
   check_root("tuxpaint", options.path, "tuxpaint-stamps-default")
   options.least = 20
-  local dataset = load("tuxpaint", options.path, options)
-  dataset.captions = {}
-  for i, path in ipairs(dataset.files) do
-    local file = io.open((path:gsub("%.[pP][nN][gG]$", ".txt")), "rb")
-    dataset.captions[i] = file and file:read "*l" or false -- the first line is English, the others translations
-    if file then file:close() end
-  end
-  return dataset
+  return load("tuxpaint", options.path, options) -- of a caption file's lines the first is English
 end
 
 --- Any folder of class folders of PNG pictures.
 -- @param options {path =, size = 32, per_class = 100000 pictures at most}
--- @return dataset with .files
+-- @return dataset with .files and .captions (false where no NAME.txt lies beside NAME.png)
 -- @raises on a class folder without pictures, an unreadable picture, or fewer than 2 classes
 function pictures.folder(options)
   options = util.options("folder", options, { path = util.none, size = 32, per_class = 100000 })

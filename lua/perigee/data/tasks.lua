@@ -1,0 +1,172 @@
+-- tasks.lua - the named tasks of the forgetting benchmark, each with train, validation and test images.
+--
+-- Which part an image belongs to is fixed once for a source, whatever the seed and the sizes asked for: half of a picture
+-- source is for pre-training, the rest for tasks, a share of that for tests. Tasks over the same pictures use the same parts, so
+-- that no test image was ever trained on. The seed only draws which images of a part are taken. Procedural scenes are
+-- drawn apart for every task and part.
+
+local util = require "perigee.util"
+local pg = require "perigee"
+local random = require "perigee.data.random"
+local concepts = require "perigee.data.concepts"
+
+local tasks = {}
+local SPLIT = 20250524 -- the seed of every fixed split
+local SEEN_CLOTHES = { 1, 2, 6, 9 } -- t-shirt, trouser, sandal, bag: the part of Fashion-MNIST that pre-training sees
+
+local function data() return require "perigee.data" end
+
+-- ---- fixed parts --------------------------------------------------------------------------------------------------------
+
+local function of_classes(dataset, classes)
+  local wanted, index = {}, {}
+  for _, c in ipairs(classes) do wanted[c] = true end
+  for i, c in ipairs(dataset.labels:totable()) do
+    if wanted[c] then index[#index + 1] = i end
+  end
+  local part, new = data().subset(dataset, index), {}
+  for i, c in ipairs(classes) do new[c] = i end
+  local labels, names = part.labels:totable(), {}
+  for i, c in ipairs(labels) do labels[i] = new[c] end
+  for i, c in ipairs(classes) do names[i] = dataset.classes[c] end
+  part.labels, part.classes = pg.tensor(labels, { dtype = "int32" }), names
+  return part
+end
+
+local function fashion()
+  local halves = data().split(data().fashion_mnist { split = "train" }, { pretrain = 0.5, train = 0.5 }, SPLIT)
+  return { pretrain = of_classes(halves.pretrain, SEEN_CLOTHES), train = halves.train,
+    test = data().fashion_mnist { split = "test" } }
+end
+
+local function openclipart()
+  return data().split(data().openclipart(), { pretrain = 0.5, train = 0.25, test = 0.25 }, SPLIT)
+end
+
+-- GPL: for evaluation only, so that there is no pre-training part.
+local function tuxpaint() return data().split(data().tuxpaint(), { train = 0.5, test = 0.5 }, SPLIT) end
+
+-- Each picture turned by 0, 90, 180 or 270 degrees anticlockwise; the angle is the label.
+local function turned(dataset)
+  local n, s = dataset.labels:numel(), dataset.images:size(2)
+  local images, labels = pg.empty(n, s, s, 3, { dtype = "uint8" }), pg.empty(n, { dtype = "int32" })
+  local from, to, label, generator = dataset.images:data(), images:data(), labels:data(), random.new(SPLIT, 1)
+  for i = 0, n - 1 do
+    local turn = generator:below(4)
+    label[i] = turn
+    for y = 0, s - 1 do
+      for x = 0, s - 1 do
+        local sy, sx = y, x -- where the pixel comes from
+        if turn == 2 then sy, sx = x, s - 1 - y
+        elseif turn == 3 then sy, sx = s - 1 - y, s - 1 - x
+        elseif turn == 4 then sy, sx = s - 1 - x, y end
+        local source, target = ((i * s + sy) * s + sx) * 3, ((i * s + y) * s + x) * 3
+        for k = 0, 2 do to[target + k] = from[source + k] end
+      end
+    end
+  end
+  return { name = "clipart_rotation", images = images, labels = labels, classes = { "0", "90", "180", "270" } }
+end
+
+local function rotation()
+  local parts = openclipart()
+  return { train = turned(parts.train), test = turned(parts.test) }
+end
+
+-- FNV-1a, 32 bits (Fowler, Noll, Vo): scenes of their own for every task, part and seed.
+local function scene_seed(...)
+  local h = 2166136261
+  for byte in table.concat({ ... }, "/"):gmatch "." do
+    h = bit.bxor(h, byte:byte()) % 2 ^ 32
+    h = (h % 2 ^ 16 * 16777619 + math.floor(h / 2 ^ 16) * 16777619 % 2 ^ 16 * 2 ^ 16) % 2 ^ 32
+  end
+  return h
+end
+
+-- ---- the table ------------------------------------------------------------------------------------------------------------
+
+-- label: "seen" (a label in pre-training), "partly" or "held out"; folds: its tests are cross-validated, being too few.
+local TASKS = {
+  { name = "fashion_mnist", parts = fashion, label = "partly", description = "10 kinds of clothes, photographs" },
+  { name = "openclipart", parts = openclipart, label = "seen", folds = 5,
+    description = "subject of a drawing, by the package's folders" },
+  { name = "tuxpaint", parts = tuxpaint, label = "held out", folds = 5,
+    description = "subject of a photograph or drawing, by the package's folders" },
+  { name = "clipart_rotation", parts = rotation, label = "held out", folds = 5,
+    description = "by how much a drawing is turned: 0, 90, 180 or 270 degrees" },
+  { name = "shape", label = "seen", description = "8 shapes, procedural scenes" },
+  { name = "color", label = "seen", description = "8 colors, procedural scenes" },
+  { name = "texture", label = "seen", description = "4 textures, procedural scenes" },
+  { name = "position", label = "seen", description = "9 places, procedural scenes" },
+  { name = "count", label = "held out", description = "one to four shapes, procedural scenes" },
+  { name = "size", label = "seen", description = "3 sizes, procedural scenes" },
+}
+
+--- Every task: a list of {name =, description =, label = "seen", "partly" or "held out" (in pre-training), folds =}.
+function tasks.list()
+  local list = {}
+  for i, t in ipairs(TASKS) do
+    list[i] = { name = t.name, description = t.description, label = t.label, folds = t.folds }
+  end
+  return list
+end
+
+local function find(name)
+  local names = {}
+  for i, t in ipairs(TASKS) do
+    if t.name == name then return t end
+    names[i] = t.name
+  end
+  util.fail(0, "task: unknown task '%s' (did you mean '%s'?)", tostring(name), util.nearest(tostring(name), names))
+end
+
+local loaded = {} -- the fixed parts of picture sources, read once
+
+-- Up to `want[part]` images of each part, every class keeping its share; all when the part has fewer.
+local function take(dataset, fractions, seed)
+  local total, n = 0, dataset.labels:numel()
+  for _, count in pairs(fractions) do total = total + count end
+  local shares = {}
+  for part, count in pairs(fractions) do shares[part] = count / math.max(total, n) end
+  return data().split(dataset, shares, seed)
+end
+
+--- A task's parts.
+-- @param name     one of data.tasks()
+-- @param options  {train = 400, val = 200, test = 1000 images, seed = 0: which images of the fixed parts are drawn}; a
+--   smaller part is cut in proportion
+-- @return {train =, val =, test = datasets, folds = nil, or the number of folds over all three to cross-validate with}
+-- @raises on an unknown name, or when the Debian package is not installed
+function tasks.task(name, options)
+  local want = util.options("task", options, { train = 400, val = 200, test = 1000, seed = 0 })
+  for _, part in ipairs { "train", "val", "test" } do
+    local value = want[part]
+    util.check(type(value) == "number" and value % 1 == 0 and value >= 1,
+      "task: %s must be a whole number, 1 or more, got %s", part, tostring(value))
+  end
+  local task = find(name)
+  local result = { folds = task.folds }
+  if not task.parts then -- test scenes are the same for every seed, as test pictures are
+    for _, part in ipairs { "train", "val", "test" } do
+      result[part] = concepts.new { n = want[part], task = name, seed = scene_seed(name, part, part == "test" and 0 or want.seed) }
+    end
+    return result
+  end
+  loaded[name] = loaded[name] or task.parts()
+  local parts = loaded[name]
+  local drawn = take(parts.train, { train = want.train, val = want.val }, want.seed)
+  result.train, result.val = drawn.train, drawn.val
+  result.test = want.test >= parts.test.labels:numel() and parts.test or take(parts.test, { test = want.test }, SPLIT).test
+  return result
+end
+
+--- What pre-training may see of a picture source: no image of any task's parts.
+-- @param name "openclipart", or "fashion_mnist" (four of its ten classes)
+-- @return dataset
+function tasks.pretraining(name)
+  local task = find(name)
+  loaded[name] = loaded[name] or (task.parts and task.parts() or {})
+  return util.check(loaded[name].pretrain, "pretraining: '%s' has no part for pre-training: openclipart and fashion_mnist do", name)
+end
+
+return tasks
