@@ -10,7 +10,7 @@ for i, task in ipairs(pg.data.tasks()) do names[i] = task.name end
 local options = {
   { "method", "naive,proxy_fda", help = "comma-separated: " .. table.concat(METHODS, ", ") },
   { "weight", "own", help = "of the regulariser: comma-separated, one run a weight; own is each method's default" },
-  { "task", "fashion_mnist", choices = names, help = "what to fine-tune on" },
+  { "task", "clipart_rotation", choices = names, help = "what to fine-tune on" },
   { "head", "auto", choices = { "auto", "probe", "random" },
     help = "where the head starts: a linear probe or random; auto is random for naive, else probe" },
   { "steps", 300, min = 1, help = "optimiser steps a method" },

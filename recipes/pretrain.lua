@@ -117,9 +117,9 @@ local card = { trained_by = "recipes/pretrain.lua: self-trained, from random wei
   licences = "scenes: drawn by core/data/concepts.c; openclipart: public domain; Fashion-MNIST: MIT" }
 run:say("%-18s %10s %8s %8s", "linear probe", "accuracy", "chance", "label")
 for _, task in ipairs(pg.data.tasks()) do
-  local parts = pg.data.task(task.name, { train = opt.probe, test = 2000, seed = opt.seed })
-  local accuracy = pg.metrics.probe_task(function(images) return model(pg.data.to_float(images)) end, parts)
-  local chance = pg.metrics.chance(parts.test.labels)
+  local sample = pg.data.task(task.name, { train = opt.probe, test = 2000, seed = opt.seed })
+  local accuracy = pg.metrics.probe_task(function(images) return model(pg.data.to_float(images)) end, sample)
+  local chance = pg.metrics.chance(sample.test.labels)
   card.linear_probe[task.name], card.label[task.name], card.chance[task.name] = accuracy, task.label, chance
   run:say("%-18s %9.1f%% %7.1f%% %8s", task.name, 100 * accuracy, 100 * chance, task.label)
 end

@@ -47,11 +47,13 @@ end
 local FASHION = { "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot" }
 
 --- Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): 28x28 grey pictures of clothes, centred on 32x32, grey repeated as RGB.
--- @param options {split = "train" (60,000) or "test" (10,000), path = folder with the four IDX files}
+-- @param options {split = "train" (60,000) or "test" (10,000), path = folder with the four IDX files,
+--   choose = function(labels as a list, classes) -> list of the positions to read, nil for all: RGB takes four times the room}
 -- @return dataset of 10 classes
 -- @raises when the files are missing or broken
 function data.fashion_mnist(options)
-  options = util.options("fashion_mnist", options, { split = "train", path = "/usr/share/datasets/fashion-mnist" })
+  options = util.options("fashion_mnist", options,
+    { split = "train", path = "/usr/share/datasets/fashion-mnist", choose = util.none })
   local prefix = util.check(({ train = "train", test = "t10k" })[options.split],
     "fashion_mnist: split must be 'train' or 'test', got %s", tostring(options.split))
   local grey = load_idx(options.path .. "/" .. prefix .. "-images-idx3-ubyte.gz")
@@ -59,12 +61,20 @@ function data.fashion_mnist(options)
   util.check(grey:dim() == 3 and grey:size(2) <= SIZE and grey:size(3) <= SIZE and grey:size(1) == bytes:numel(),
     "fashion_mnist: the images and labels in %s do not belong together", options.path)
   local n, h, w = grey:size(1), grey:size(2), grey:size(3)
-  local images, labels = pg.zeros(n, SIZE, SIZE, 3, { dtype = "uint8" }), pg.empty(n, { dtype = "int32" })
-  local from, to, label, class = grey:data(), images:data(), labels:data(), bytes:data()
-  local top, left = math.floor((SIZE - h) / 2), math.floor((SIZE - w) / 2)
+  local every, class = {}, bytes:data()
+  for i = 1, n do
+    util.check(class[i - 1] < #FASHION, "fashion_mnist: label %d of picture %d is outside 0..9", class[i - 1], i)
+    every[i] = class[i - 1] + 1
+  end
+  local labels = pg.tensor(every, { dtype = "int32" })
+  if options.choose then
+    local index = positions(options.choose(every, FASHION))
+    grey, labels = grey:index(1, index), labels:index(1, index)
+    n = labels:numel()
+  end
+  local images = pg.zeros(n, SIZE, SIZE, 3, { dtype = "uint8" })
+  local from, to, top, left = grey:data(), images:data(), math.floor((SIZE - h) / 2), math.floor((SIZE - w) / 2)
   for i = 0, n - 1 do
-    util.check(class[i] < #FASHION, "fashion_mnist: label %d of picture %d is outside 0..9", class[i], i + 1)
-    label[i] = class[i] + 1
     for y = 0, h - 1 do
       local source, target = (i * h + y) * w, ((i * SIZE + y + top) * SIZE + left) * 3
       for x = 0, w - 1 do
@@ -73,6 +83,7 @@ function data.fashion_mnist(options)
       end
     end
   end
+  grey:free()
   return { name = "fashion_mnist", images = images, labels = labels, classes = FASHION }
 end
 
@@ -151,6 +162,15 @@ end
 -- @raises when a fraction is not in (0, 1], they exceed 1, or a part would be empty
 function data.split(dataset, fractions, seed)
   check_dataset("split", dataset)
+  local parts = data.split_positions(by_class(dataset), fractions, seed)
+  for name, index in pairs(parts) do parts[name] = data.subset(dataset, index) end
+  return parts
+end
+
+--- The same for positions alone, where the images are not read yet.
+-- @param members  list of lists: the positions of each class
+-- @return table of part name to sorted list of positions
+function data.split_positions(members, fractions, seed)
   local names, total = {}, 0
   for name, fraction in pairs(fractions or {}) do
     util.check(type(fraction) == "number" and fraction > 0 and fraction <= 1, "split: %s must be in (0, 1], got %s",
@@ -162,20 +182,21 @@ function data.split(dataset, fractions, seed)
   table.sort(names)
   local parts, generator = {}, random.new(seed or 0)
   for _, name in ipairs(names) do parts[name] = {} end
-  for _, members in ipairs(by_class(dataset)) do
-    local order, sum, from = generator:permutation(#members), 0, 0
+  local all = 0
+  for _, own in ipairs(members) do
+    local order, sum, from = generator:permutation(#own), 0, 0
     for _, name in ipairs(names) do
       sum = sum + fractions[name]
-      local to = math.min(math.floor(sum * #members + 0.5), #members)
-      for i = from + 1, to do table.insert(parts[name], members[order[i]]) end
+      local to = math.min(math.floor(sum * #own + 0.5), #own)
+      for i = from + 1, to do table.insert(parts[name], own[order[i]]) end
       from = to
     end
+    all = all + #own
   end
   for _, name in ipairs(names) do
     util.check(#parts[name] > 0, "split: part '%s' would be empty: %d images are too few for a fraction of %g", name,
-      dataset.labels:numel(), fractions[name])
+      all, fractions[name])
     table.sort(parts[name])
-    parts[name] = data.subset(dataset, parts[name])
   end
   return parts
 end

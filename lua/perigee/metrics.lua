@@ -55,7 +55,8 @@ function metrics.linear_probe(train, train_labels, test, test_labels, options)
     weight_decay = 0.01 })
   local p, n = pg(), train:size(1)
   util.check(n == train_labels:numel() and test:size(1) == test_labels:numel(),
-    "linear_probe: %d features for %d labels (train), %d for %d (test)", n, train_labels:numel(), test:size(1), test_labels:numel())
+    "linear_probe: %d features for %d labels (train), %d for %d (test)", n, train_labels:numel(), test:size(1),
+    test_labels:numel())
   local classes = math.max(train_labels:to("float32"):max():item(), test_labels:to("float32"):max():item())
   train, test = train:detach(), test:detach()
   local best_lr, best = options.lrs[1], -1

@@ -159,7 +159,7 @@ function regularize.new(name, pretrained, options)
   self.step = self.step or function() end
 
   -- The tensors are its own; write them out, or clone them, before the next step.
-  function self:state()
+  function self.state(_)
     local state = { tensors = {}, scalars = {} }
     for prefix, module in pairs(self.modules) do
       for key, t in pairs(module:state_dict()) do state.tensors[prefix .. "." .. key] = t end
@@ -172,7 +172,7 @@ function regularize.new(name, pretrained, options)
     return state
   end
 
-  function self:restore(state)
+  function self.restore(_, state)
     local function part(prefix)
       local tensors = {}
       for key, t in pairs(state.tensors) do

@@ -18,25 +18,35 @@ local function data() return require "perigee.data" end
 
 -- ---- fixed parts --------------------------------------------------------------------------------------------------------
 
-local function of_classes(dataset, classes)
-  local wanted, index = {}, {}
-  for _, c in ipairs(classes) do wanted[c] = true end
-  for i, c in ipairs(dataset.labels:totable()) do
-    if wanted[c] then index[#index + 1] = i end
-  end
-  local part, new = data().subset(dataset, index), {}
-  for i, c in ipairs(classes) do new[c] = i end
-  local labels, names = part.labels:totable(), {}
-  for i, c in ipairs(labels) do labels[i] = new[c] end
-  for i, c in ipairs(classes) do names[i] = dataset.classes[c] end
-  part.labels, part.classes = pg.tensor(labels, { dtype = "int32" }), names
-  return part
+-- The two halves of Fashion-MNIST's training set, by position; only what is asked for is read.
+local function clothes(half)
+  return data().fashion_mnist { split = "train", choose = function(labels, classes)
+    local members = {}
+    for c = 1, #classes do members[c] = {} end
+    for i, c in ipairs(labels) do table.insert(members[c], i) end
+    local halves = data().split_positions(members, { pretrain = 0.5, train = 0.5 }, SPLIT)
+    if half == "train" then return halves.train end
+    local wanted, index = {}, {}
+    for _, c in ipairs(SEEN_CLOTHES) do wanted[c] = true end
+    for _, i in ipairs(halves.pretrain) do
+      if wanted[labels[i]] then index[#index + 1] = i end
+    end
+    return index
+  end }
 end
 
 local function fashion()
-  local halves = data().split(data().fashion_mnist { split = "train" }, { pretrain = 0.5, train = 0.5 }, SPLIT)
-  return { pretrain = of_classes(halves.pretrain, SEEN_CLOTHES), train = halves.train,
-    test = data().fashion_mnist { split = "test" } }
+  return { train = clothes "train", test = data().fashion_mnist { split = "test" } }
+end
+
+-- The seen classes alone, numbered from 1.
+local function fashion_pretraining()
+  local part, number, names = clothes "pretrain", {}, {}
+  for i, c in ipairs(SEEN_CLOTHES) do number[c], names[i] = i, part.classes[c] end
+  local labels = part.labels:totable()
+  for i, c in ipairs(labels) do labels[i] = number[c] end
+  part.labels, part.classes = pg.tensor(labels, { dtype = "int32" }), names
+  return part
 end
 
 local function openclipart()
@@ -87,9 +97,10 @@ end
 
 -- label: "seen" (a label in pre-training), "partly" or "held out"; folds: its tests are cross-validated, being too few.
 local TASKS = {
-  { name = "fashion_mnist", parts = fashion, label = "partly", description = "10 kinds of clothes, photographs" },
-  { name = "openclipart", parts = openclipart, label = "seen", folds = 5,
-    description = "subject of a drawing, by the package's folders" },
+  { name = "fashion_mnist", parts = fashion, pretrain = fashion_pretraining, label = "partly",
+    description = "10 kinds of clothes, photographs" },
+  { name = "openclipart", parts = openclipart, pretrain = function() return openclipart().pretrain end, label = "seen",
+    folds = 5, description = "subject of a drawing, by the package's folders" },
   { name = "tuxpaint", parts = tuxpaint, label = "held out", folds = 5,
     description = "subject of a photograph or drawing, by the package's folders" },
   { name = "clipart_rotation", parts = rotation, label = "held out", folds = 5,
@@ -148,7 +159,8 @@ function tasks.task(name, options)
   local result = { folds = task.folds }
   if not task.parts then -- test scenes are the same for every seed, as test pictures are
     for _, part in ipairs { "train", "val", "test" } do
-      result[part] = concepts.new { n = want[part], task = name, seed = scene_seed(name, part, part == "test" and 0 or want.seed) }
+      local seed = scene_seed(name, part, part == "test" and 0 or want.seed)
+      result[part] = concepts.new { n = want[part], task = name, seed = seed }
     end
     return result
   end
@@ -156,7 +168,8 @@ function tasks.task(name, options)
   local parts = loaded[name]
   local drawn = take(parts.train, { train = want.train, val = want.val }, want.seed)
   result.train, result.val = drawn.train, drawn.val
-  result.test = want.test >= parts.test.labels:numel() and parts.test or take(parts.test, { test = want.test }, SPLIT).test
+  local whole = want.test >= parts.test.labels:numel()
+  result.test = whole and parts.test or take(parts.test, { test = want.test }, SPLIT).test
   return result
 end
 
@@ -165,8 +178,8 @@ end
 -- @return dataset
 function tasks.pretraining(name)
   local task = find(name)
-  loaded[name] = loaded[name] or (task.parts and task.parts() or {})
-  return util.check(loaded[name].pretrain, "pretraining: '%s' has no part for pre-training: openclipart and fashion_mnist do", name)
+  util.check(task.pretrain, "pretraining: '%s' has no part for pre-training: openclipart and fashion_mnist do", name)
+  return task.pretrain()
 end
 
 return tasks

@@ -1,0 +1,49 @@
+-- run.lua - the trade-off experiment: every regulariser over its grid of weights, five seeds, one fine-tuned task.
+-- A process for each (group, seed); what is finished is kept, what was cut off is resumed. collect.lua reads the results.
+
+local pg = require "perigee"
+local lfs = require "lfs"
+
+local opt = pg.recipe {
+  name = "trade_off",
+  help = "Fine-tune with every method, weight and seed; then: build/perigee run experiments/trade_off/collect.lua",
+  options = {
+    { "jobs", 2, min = 1, help = "runs side by side, one thread each" },
+    { "seeds", 5, min = 1, help = "seeds 1, 2, ..." },
+    { "folder", "runs/trade_off", help = "where the run folders go" },
+    { "task", "clipart_rotation", help = "what to fine-tune on" },
+    { "steps", 300, min = 1, help = "optimiser steps" },
+    { "groups", "all", help = "comma-separated names of groups, or all" },
+  },
+}
+
+local GROUPS = {
+  { "baselines", "method=linear_probe,naive,lp_ft" },
+  { "l2sp", "method=l2sp weight=0.003,0.03,0.3,3" },
+  { "ldifs_token", "method=ldifs norm_axis=token weight=10,100,1000,10000" },
+  { "ldifs_channel", "method=ldifs norm_axis=channel weight=10,100,1000,10000" },
+  { "fda", "method=fda weight=3,10,30,100" },
+  { "proxy_fda", "method=proxy_fda weight=3,10,30,100" },
+}
+
+local wanted = opt.groups ~= "all" and ("," .. opt.groups .. ","):gsub("%s", "") or nil
+local commands = {}
+lfs.mkdir "runs"
+lfs.mkdir(opt.folder)
+for seed = 1, opt.seeds do
+  for _, group in ipairs(GROUPS) do
+    local name, settings = group[1], group[2]
+    local out = ("%s/%s-%d"):format(opt.folder, name, seed)
+    if (not wanted or wanted:find("," .. name .. ",", 1, true)) and not lfs.attributes(out .. "/result.json") then
+      local where = lfs.attributes(out .. "/checkpoint.safetensors") and "--resume" or "--out"
+      commands[#commands + 1] = ("build/perigee run recipes/end_to_end.lua task=%s steps=%d train=600 %s --seed %d --threads 1 --quiet %s %s")
+        :format(opt.task, opt.steps, settings, seed, where, out)
+    end
+  end
+end
+pg.run.open(opt):say("%d runs to do", #commands)
+local list = os.tmpname()
+pg.util.write_file(list, table.concat(commands, "\n") .. "\n")
+local status = #commands == 0 and 0 or os.execute(("xargs -P %d -I{} sh -c '{}' < %s"):format(opt.jobs, list))
+os.remove(list)
+pg.util.check(status == 0, "some runs failed: look at their log.txt below %s, and start this again", opt.folder)
