@@ -1,8 +1,15 @@
 /* device_cpu.c - the host as a device: what mem.c and tensor.c ask of any device, in its plainest form. */
 #include "core.h"
+#include <sys/mman.h>
 
+/* Large blocks ask for pages of 2 MiB: their first touch costs a fraction of what 512 small ones do. */
 static int cpu_alloc(size_t bytes, void **out) {
-  *out = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+  enum { HUGE_PAGE = 1 << 21 };
+  size_t align = bytes >= 4 * (size_t)HUGE_PAGE ? HUGE_PAGE : 64;
+  *out = aligned_alloc(align, (bytes + 63) & ~(size_t)63);
+#ifdef MADV_HUGEPAGE
+  if (*out && align == HUGE_PAGE) madvise(*out, bytes, MADV_HUGEPAGE); /* only advice: a refusal changes nothing */
+#endif
   return *out ? PG_OK : PG_ERR_MEMORY;
 }
 

@@ -2,25 +2,29 @@
  *
  * Freed blocks are kept by size class and handed out again: a training step asks for the same sizes every time, and the
  * first touch of fresh pages costs more than most kernels. Sizes are rounded to a sixteenth of their power of two, so
- * at most 1/16 is wasted. The cache holds at most as much as was ever live at once, within CACHE_LEAST..CACHE_MOST;
- * what exceeds that goes back to the system, the largest blocks first.
+ * at most 1/16 is wasted. The cache holds at most as much as was ever live at once (and a quarter of the machine's
+ * memory); what exceeds that goes back to the system, the longest unused first, so that the sizes in use stay.
  */
 #include "core.h"
 #include <pthread.h>
+#include <unistd.h>
 
 enum { CLASSES = 64 * 16, ALIGNMENT = 64 };
-static const size_t CACHE_LEAST = (size_t)1 << 24, CACHE_MOST = (size_t)1 << 30;
+static const size_t CACHE_LEAST = (size_t)1 << 24;
 
-typedef struct block { /* a free block's header lives in host memory: the block itself may be on another device */
-  struct block *next;
+typedef struct block {     /* a free block's header lives in host memory: the block itself may be on another device */
+  struct block *up, *down; /* in its class, the newest on top; `down` also links spare headers */
+  struct block *newer, *older; /* among all free blocks of the device */
   void *data;
   size_t capacity;
 } block;
 
 static struct {
   block *free[CLASSES];
+  block *newest, *oldest;
   pg_memory stats;
 } pools[PG_DEVICES];
+static block *spare_headers;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* loader threads allocate too */
 
 static const pg_device_vtable *devices[PG_DEVICES] = {[PG_CPU] = &pg_device_cpu};
@@ -47,17 +51,60 @@ static int size_class(size_t bytes, size_t *capacity) {
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
-static void trim_to(int32_t device, size_t limit) { /* lock held; largest blocks first */
-  pg_memory *stats = &pools[device].stats;
-  for (int k = CLASSES - 1; k >= 0 && (size_t)stats->cached > limit; k--)
-    for (block *b; (b = pools[device].free[k]) && (size_t)stats->cached > limit; free(b)) {
-      pools[device].free[k] = b->next;
-      stats->cached -= (int64_t)b->capacity;
-      devices[device]->free(b->data, b->capacity);
-    }
+static size_t cache_most(void) {
+  static size_t most;
+  long pages = most ? 0 : sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  if (!most) most = PG_MAX(CACHE_LEAST, (size_t)PG_MAX(pages, 0) * (size_t)page / 4);
+  return most;
 }
 
-static int block_take(int32_t device, size_t bytes, void **data, size_t *capacity) {
+/* The four below: lock held. */
+
+static void cache_push(int32_t device, int k, block *b) {
+  b->up = NULL, b->down = pools[device].free[k];
+  b->newer = NULL, b->older = pools[device].newest;
+  if (b->down) b->down->up = b;
+  if (b->older) b->older->newer = b;
+  pools[device].free[k] = pools[device].newest = b;
+  if (!pools[device].oldest) pools[device].oldest = b;
+  pools[device].stats.cached += (int64_t)b->capacity;
+}
+
+static void cache_remove(int32_t device, int k, block *b) { /* the header joins the spare ones */
+  if (b->up)
+    b->up->down = b->down;
+  else
+    pools[device].free[k] = b->down;
+  if (b->down) b->down->up = b->up;
+  if (b->newer)
+    b->newer->older = b->older;
+  else
+    pools[device].newest = b->older;
+  if (b->older)
+    b->older->newer = b->newer;
+  else
+    pools[device].oldest = b->newer;
+  pools[device].stats.cached -= (int64_t)b->capacity;
+  b->down = spare_headers, spare_headers = b;
+}
+
+static block *header_new(void) {
+  block *b = spare_headers;
+  if (!b) return malloc(sizeof *b);
+  return spare_headers = b->down, b;
+}
+
+static void trim_to(int32_t device, size_t limit) {
+  while ((size_t)pools[device].stats.cached > limit) {
+    block *b = pools[device].oldest;
+    size_t same;
+    cache_remove(device, size_class(b->capacity, &same), b);
+    devices[device]->free(b->data, b->capacity);
+  }
+}
+
+/* Counts a tensor along where asked, so that one turn of the lock serves both. */
+static int block_take(int32_t device, size_t bytes, void **data, size_t *capacity, int64_t tensor) {
   const pg_device_vtable *vtable = pg_device_get(device);
   if (!vtable) return PG_ERR_DEVICE;
   int k = size_class(bytes, capacity), status = PG_OK;
@@ -65,10 +112,8 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
   pthread_mutex_lock(&lock);
   block *b = pools[device].free[k];
   if (b && b->capacity == *capacity) {
-    pools[device].free[k] = b->next;
     *data = b->data;
-    stats->cached -= (int64_t)*capacity;
-    free(b);
+    cache_remove(device, k, b);
   } else {
     status = vtable->alloc(*capacity, data);
     if (status == PG_ERR_MEMORY) { /* what the cache holds may be what is missing */
@@ -79,6 +124,7 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
   if (!status) {
     stats->live += (int64_t)*capacity;
     stats->peak = PG_MAX(stats->peak, stats->live);
+    stats->tensors += tensor;
   }
   int64_t live = stats->live, tensors = stats->tensors;
   pthread_mutex_unlock(&lock);
@@ -88,18 +134,18 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
   return status;
 }
 
-static void block_give(int32_t device, void *data, size_t capacity) {
+static void block_give(int32_t device, void *data, size_t capacity, int64_t tensor) {
   size_t same;
   int k = size_class(capacity, &same);
-  block *b = malloc(sizeof *b);
-  pthread_mutex_lock(&lock);
   pg_memory *stats = &pools[device].stats;
+  pthread_mutex_lock(&lock);
   stats->live -= (int64_t)capacity;
+  stats->tensors -= tensor;
+  block *b = header_new();
   if (b) {
-    *b = (block){pools[device].free[k], data, capacity};
-    pools[device].free[k] = b;
-    stats->cached += (int64_t)capacity;
-    trim_to(device, PG_MAX(CACHE_LEAST, PG_MIN(CACHE_MOST, (size_t)stats->peak)));
+    b->data = data, b->capacity = capacity;
+    cache_push(device, k, b);
+    trim_to(device, PG_MAX(CACHE_LEAST, PG_MIN(cache_most(), (size_t)stats->peak)));
   } else {
     devices[device]->free(data, capacity);
   }
@@ -109,14 +155,14 @@ static void block_give(int32_t device, void *data, size_t capacity) {
 void *pg_scratch_alloc(size_t bytes) {
   void *data = NULL;
   size_t capacity;
-  return block_take(PG_CPU, bytes, &data, &capacity) ? NULL : data;
+  return block_take(PG_CPU, bytes, &data, &capacity, 0) ? NULL : data;
 }
 
 void pg_scratch_free(void *p, size_t bytes) {
   size_t capacity;
   if (!p) return;
   size_class(bytes, &capacity);
-  block_give(PG_CPU, p, capacity);
+  block_give(PG_CPU, p, capacity, 0);
 }
 
 /* ---- storages ---------------------------------------------------------------------------------------------------- */
@@ -124,24 +170,18 @@ void pg_scratch_free(void *p, size_t bytes) {
 int pg_storage_new(int32_t device, size_t bytes, pg_storage **out) {
   pg_storage *s = calloc(1, sizeof *s);
   if (!s) return pg_fail(PG_ERR_MEMORY, "out of memory");
-  int status = block_take(device, PG_MAX(bytes, 1), &s->data, &s->capacity);
+  int status = block_take(device, PG_MAX(bytes, 1), &s->data, &s->capacity, 1);
   if (status) return free(s), status;
   atomic_init(&s->refs, 1);
   s->device = device;
   s->bytes = bytes;
-  pthread_mutex_lock(&lock);
-  pools[device].stats.tensors++;
-  pthread_mutex_unlock(&lock);
   return *out = s, PG_OK;
 }
 
 static void storage_drop(pg_storage *s) {
   if (!s->data) return;
-  block_give(s->device, s->data, s->capacity);
+  block_give(s->device, s->data, s->capacity, 1);
   s->data = NULL;
-  pthread_mutex_lock(&lock);
-  pools[s->device].stats.tensors--;
-  pthread_mutex_unlock(&lock);
 }
 
 void pg_storage_release(pg_storage *s) {
