@@ -4,77 +4,90 @@
  *                                  log_softmax  dx = dy - e^y * sum_j dy_j */
 #ifdef REAL
 
-PG_SIMD static void K(softmax_row)(int64_t n, const real *restrict x, real *restrict y, int logarithm) {
-  real top = x[0];
+PG_SIMD static void K(softmax_row)(int64_t n, const real *restrict x, const real *restrict none, real *restrict y) {
+  (void)none;
+  real top = x[0], sum = 0;
+#pragma omp simd reduction(max : top)
   for (int64_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
-  real sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; i++) {
     real e = K(v_exp)(x[i] - top);
     y[i] = e, sum += e;
   }
-  if (logarithm) {
-    real shift = top + R(log)(sum);
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] - shift;
-  } else {
-    real scale = 1 / sum;
-    for (int64_t i = 0; i < n; i++) y[i] *= scale;
-  }
+  real scale = 1 / sum;
+  for (int64_t i = 0; i < n; i++) y[i] *= scale;
 }
 
-PG_SIMD static void K(softmax_row_grad)(int64_t n, const real *restrict y, const real *restrict dy, real *restrict dx,
-                                        int logarithm) {
+PG_SIMD static void K(log_softmax_row)(int64_t n, const real *restrict x, const real *restrict none, real *restrict y) {
+  (void)none;
+  real top = x[0], sum = 0;
+#pragma omp simd reduction(max : top)
+  for (int64_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += K(v_exp)(x[i] - top);
+  real shift = top + R(log)(sum);
+  for (int64_t i = 0; i < n; i++) y[i] = x[i] - shift;
+}
+
+PG_SIMD static void K(softmax_row_grad)(int64_t n, const real *restrict y, const real *restrict dy, real *restrict dx) {
   real sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; i++) sum += logarithm ? dy[i] : dy[i] * y[i];
-  if (logarithm)
-    for (int64_t i = 0; i < n; i++) dx[i] = dy[i] - K(v_exp)(y[i]) * sum;
-  else
-    for (int64_t i = 0; i < n; i++) dx[i] = y[i] * (dy[i] - sum);
+  for (int64_t i = 0; i < n; i++) sum += dy[i] * y[i];
+  for (int64_t i = 0; i < n; i++) dx[i] = y[i] * (dy[i] - sum);
 }
 
-static int K(softmax_all)(pg_call *c, int logarithm, int backward) {
-  pg_tensor *a = backward ? c->out[0] : c->in[0], *to = backward ? c->grad_in[0] : c->out[0];
+PG_SIMD static void K(log_softmax_row_grad)(int64_t n, const real *restrict y, const real *restrict dy,
+                                            real *restrict dx) {
+  real sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += dy[i];
+  for (int64_t i = 0; i < n; i++) dx[i] = dy[i] - K(v_exp)(y[i]) * sum;
+}
+
+/* Every line of a along dimension p[0]; forward has no dy. */
+static int K(each_line)(pg_call *c, const pg_tensor *a, const pg_tensor *upstream, pg_tensor *to,
+                        void (*line)(int64_t n, const real *, const real *, real *)) {
   int32_t dim;
   int64_t outer, n, inner;
   PG_TRY(pg_dim(c, a, c->p[0].ints[0], &dim));
   if (!a->ndim || !pg_numel(a)) return PG_OK;
   pg_around(a, dim, &outer, &n, &inner);
-  const real *x = PG_AT(real, a), *dy = backward ? PG_AT(real, c->grad_out[0]) : NULL;
+  const real *x = PG_AT(real, a), *dy = upstream ? PG_AT(real, upstream) : NULL;
   real *y = PG_AT(real, to);
   if (inner == 1) {
-#pragma omp parallel for schedule(static) if (outer * n > 8192)
-    for (int64_t r = 0; r < outer; r++) {
-      if (backward)
-        K(softmax_row_grad)(n, x + r * n, dy + r * n, y + r * n, logarithm);
-      else
-        K(softmax_row)(n, x + r * n, y + r * n, logarithm);
-    }
+#pragma omp parallel for schedule(static) if (outer > 1 && outer * n > 32768)
+    for (int64_t r = 0; r < outer; r++) line(n, x + r * n, dy ? dy + r * n : NULL, y + r * n);
     return PG_OK;
   }
-  real *row = pg_scratch_alloc(sizeof(real) * 3 * (size_t)n); /* a dimension in the middle: one line at a time */
-  if (!row) return pg_fail(PG_ERR_MEMORY, "softmax: out of memory");
+  /* a dimension in the middle: one line at a time, gathered into a thread's own three rows */
+  size_t bytes = sizeof(real) * 3 * (size_t)n * (size_t)pg_threads();
+  real *scratch = pg_scratch_alloc(bytes);
+  if (!scratch) return pg_fail(PG_ERR_MEMORY, "softmax: out of memory");
+#pragma omp parallel for schedule(static) if (outer * inner > 1 && outer * inner * n > 32768)
   for (int64_t r = 0; r < outer * inner; r++) {
+    real *row = scratch + (int64_t)omp_get_thread_num() * 3 * n;
     int64_t at = r / inner * n * inner + r % inner;
-    for (int64_t i = 0; i < n; i++) row[i] = x[at + i * inner], row[2 * n + i] = backward ? dy[at + i * inner] : 0;
-    if (backward)
-      K(softmax_row_grad)(n, row, row + 2 * n, row + n, logarithm);
-    else
-      K(softmax_row)(n, row, row + n, logarithm);
+    for (int64_t i = 0; i < n; i++) row[i] = x[at + i * inner], row[2 * n + i] = dy ? dy[at + i * inner] : 0;
+    line(n, row, row + 2 * n, row + n);
     for (int64_t i = 0; i < n; i++) y[at + i * inner] = row[n + i];
   }
-  pg_scratch_free(row, sizeof(real) * 3 * (size_t)n);
+  pg_scratch_free(scratch, bytes);
   return PG_OK;
 }
 
-static int K(softmax_forward)(pg_call *c) { return K(softmax_all)(c, 0, 0); }
-static int K(softmax_backward)(pg_call *c) { return K(softmax_all)(c, 0, 1); }
-static int K(log_softmax_forward)(pg_call *c) { return K(softmax_all)(c, 1, 0); }
-static int K(log_softmax_backward)(pg_call *c) { return K(softmax_all)(c, 1, 1); }
+static int K(softmax_forward)(pg_call *c) { return K(each_line)(c, c->in[0], NULL, c->out[0], K(softmax_row)); }
+static int K(softmax_backward)(pg_call *c) {
+  return K(each_line)(c, c->out[0], c->grad_out[0], c->grad_in[0], K(softmax_row_grad));
+}
+static int K(log_softmax_forward)(pg_call *c) { return K(each_line)(c, c->in[0], NULL, c->out[0], K(log_softmax_row)); }
+static int K(log_softmax_backward)(pg_call *c) {
+  return K(each_line)(c, c->out[0], c->grad_out[0], c->grad_in[0], K(log_softmax_row_grad));
+}
 
 #else
 #include "../op.h"
 #include "../vmath.h"
+#include <omp.h>
 #define REALS_FILE "ops/softmax.c"
 #include "../reals.h"
 

@@ -13,7 +13,7 @@
   PG_SIMD static void K(name##_grad)(int64_t n, const real *restrict in, const real *restrict out,                     \
                                      const real *restrict dout, real *restrict din) {                                  \
     for (int64_t i = 0; i < n; i++) {                                                                                  \
-      real x = in ? in[i] : 0, y = out ? out[i] : 0;                                                                   \
+      real x = in[i], y = out[i];                                                                                      \
       (void)x, (void)y;                                                                                                \
       din[i] = dout[i] * (derivative);                                                                                 \
     }                                                                                                                  \
@@ -27,7 +27,9 @@
     const real *x = c->in[0]->storage ? PG_AT(real, c->in[0]) : NULL;                                                  \
     const real *y = c->out[0]->storage ? PG_AT(real, c->out[0]) : NULL, *dy = PG_AT(real, c->grad_out[0]);             \
     real *dx = PG_AT(real, c->grad_in[0]);                                                                             \
-    EACH_PIECE(c->in[0], K(name##_grad)(length, x ? x + begin : NULL, y ? y + begin : NULL, dy + begin, dx + begin))   \
+    if (!x) x = dy; /* what the derivative does not use is not kept; something must stand there */                     \
+    if (!y) y = dy;                                                                                                    \
+    EACH_PIECE(c->in[0], K(name##_grad)(length, x + begin, y + begin, dy + begin, dx + begin))                         \
   }
 
 UNARY(neg, -x, -1)
@@ -40,27 +42,32 @@ UNARY(tanh, K(v_tanh)(x), 1 - y * y)
 UNARY(sigmoid, K(v_sigmoid)(x), y *(1 - y))
 UNARY(silu, x *K(v_sigmoid)(x), (K(v_sigmoid)(x) * (1 + x * (1 - K(v_sigmoid)(x)))))
 UNARY(relu, x > 0 ? x : x != x ? x : 0, (real)(x > 0))
-UNARY(gelu, (real)0.5 * x * (1 + K(v_erf)(x * (real)0.7071067811865476)),
-      ((real)0.5 * (1 + K(v_erf)(x * (real)0.7071067811865476)) +
-       x * (real)0.3989422804014327 * K(v_exp)((real)-0.5 * x * x)))
+UNARY(gelu, K(v_gelu)(x), K(v_gelu_slope)(x))
 UNARY(quick_gelu, x *K(v_sigmoid)((real)1.702 * x),
       (K(v_sigmoid)((real)1.702 * x) * (1 + (real)1.702 * x * (1 - K(v_sigmoid)((real)1.702 * x)))))
 UNARY(softplus, K(v_softplus)(x), K(v_sigmoid)(x))
 #undef UNARY
 
+PG_SIMD static void K(clamp_run)(int64_t n, const real *restrict x, real lo, real hi, real *restrict y) {
+  for (int64_t i = 0; i < n; i++) y[i] = x[i] < lo ? lo : x[i] > hi ? hi : x[i];
+}
+
+PG_SIMD static void K(clamp_grad)(int64_t n, const real *restrict x, const real *restrict dy, real lo, real hi,
+                                  real *restrict dx) { /* the ends let the gradient through */
+  for (int64_t i = 0; i < n; i++) dx[i] = x[i] >= lo && x[i] <= hi ? dy[i] : 0;
+}
+
 static int K(clamp_forward)(pg_call *c) {
   const real *x = PG_AT(real, c->in[0]), lo = (real)c->p[0].num, hi = (real)c->p[1].num;
   real *y = PG_AT(real, c->out[0]);
-  for (int64_t i = 0, n = pg_numel(c->in[0]); i < n; i++) y[i] = x[i] < lo ? lo : x[i] > hi ? hi : x[i];
-  return PG_OK;
+  EACH_PIECE(c->in[0], K(clamp_run)(length, x + begin, lo, hi, y + begin))
 }
 
-static int K(clamp_backward)(pg_call *c) { /* the ends let the gradient through */
+static int K(clamp_backward)(pg_call *c) {
   const real *x = PG_AT(real, c->in[0]), *dy = PG_AT(real, c->grad_out[0]), lo = (real)c->p[0].num,
              hi = (real)c->p[1].num;
   real *dx = PG_AT(real, c->grad_in[0]);
-  for (int64_t i = 0, n = pg_numel(c->in[0]); i < n; i++) dx[i] = x[i] >= lo && x[i] <= hi ? dy[i] : 0;
-  return PG_OK;
+  EACH_PIECE(c->in[0], K(clamp_grad)(length, x + begin, dy + begin, lo, hi, dx + begin))
 }
 
 #else
