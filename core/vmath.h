@@ -8,25 +8,40 @@
 #include <math.h>
 #include <stdint.h>
 
-/* exp(x + low) = 2^n e^r for -106 <= x <= 89, n = round(x / ln 2), |r| <= ln 2 / 2; e^r by its series to r^7. Adding
- * 1.5 * 2^23 rounds, and leaves n in the low bits. 2^n is applied in two halves, so that neither overflows before the
- * result does, and subnormal results come out. `low` is what rounding cut off x. NaN comes out of p. */
-static inline __attribute__((always_inline)) float v_exp_low_f32(float x, float low) {
+/* e^(x + low) = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2: returns e^r by its minimax polynomial (relative error
+ * 4e-9) and n. Adding 1.5 * 2^23 rounds, and leaves n in the low bits. `low` is what rounding cut off x. NaN passes. */
+static inline __attribute__((always_inline)) float v_exp_parts_f32(float x, float low, int32_t *n) {
   union {
     float f;
     uint32_t i;
-  } shifted = {.f = x * 1.44269504f + 12582912.0f}, a, b;
-  float n = shifted.f - 12582912.0f;
-  float r = (x - n * 0.693145752f) - (n * 1.42860677e-6f - low);
-  float p = 0.00138888889f + r * 0.000198412698f;
-  p = 1.0f + r * (1.0f + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f + r * p)))));
-  int32_t whole = (int32_t)(shifted.i - 0x4b400000u), half = whole >> 1;
-  a.i = (uint32_t)(half + 127) << 23, b.i = (uint32_t)(whole - half + 127) << 23;
-  return p * a.f * b.f;
+  } shifted = {.f = x * 1.44269504f + 12582912.0f};
+  float whole = shifted.f - 12582912.0f, r = (x - whole * 0.693145752f) - (whole * 1.42860677e-6f - low);
+  *n = (int32_t)(shifted.i - 0x4b400000u);
+  float p = 0.00836750958f + r * 0.00138637575f;
+  return 1.0f + r * (1.0f + r * (0.5f + r * (0.166665345f + r * (0.0416672379f + r * p))));
 }
+
+static inline __attribute__((always_inline)) float v_power_f32(int32_t n) { /* 2^n, -126 <= n <= 127 */
+  union {
+    uint32_t i;
+    float f;
+  } power = {.i = (uint32_t)(n + 127) << 23};
+  return power.f;
+}
+
+/* 2^n goes on in two halves, so that neither overflows before the result does, and subnormal results come out. */
 static inline __attribute__((always_inline)) float v_exp_f32(float x) {
+  int32_t n;
   x = x < -104.0f ? -104.0f : x; /* NaN fails every comparison and stays */
-  return v_exp_low_f32(x > 89.0f ? 89.0f : x, 0);
+  float p = v_exp_parts_f32(x > 89.0f ? 89.0f : x, 0, &n);
+  return p * v_power_f32(n >> 1) * v_power_f32(n - (n >> 1));
+}
+
+/* For x <= 0, where softmax and attention are: results below 2^-126 are 0. */
+static inline __attribute__((always_inline)) float v_decay_f32(float x, float low) {
+  int32_t n;
+  float p = v_exp_parts_f32(x, low, &n) * v_power_f32(n);
+  return x < -87.3f ? 0 : p;
 }
 
 /* log(1 + u) for u in [0, 1]: 2 atanh(s), s = u / (2 + u) <= 1/3. */
@@ -37,7 +52,7 @@ static inline __attribute__((always_inline)) float v_log1p_f32(float u) {
                       q * (0.2f + q * (0.142857143f + q * (0.111111111f + q * (0.0909090909f + q * 0.0769230769f))))));
 }
 
-/* The normal distribution at 0 <= t <= 14.5, beyond which both are 0 in float: density phi = e^(-t^2/2) / sqrt(2 pi),
+/* The normal distribution at 0 <= t <= 13.5, beyond which both are 0 in float: density phi = e^(-t^2/2) / sqrt(2 pi),
  * and tail Q(t) = erfc(t / sqrt 2) / 2. t >= 1:  Q = e^(-t^2/2) d P((t - 3.5) d),  d = 1 / (t + 3.5)   (Shepherd and
  * Laframboise, Math. Comp. 36, 1981) t < 1:   Q = 1/2 - t R(t^2) with minimax P and R, relative errors 7e-9 and 7e-10.
  * t^2 is taken in two parts, since the exponential multiplies the rounding error of its argument by t^2. Q is then
@@ -48,7 +63,7 @@ static inline __attribute__((always_inline)) float v_normal_tail_f32(float t, fl
     uint32_t i;
   } high = {.f = t};
   high.i &= 0xfffff000u; /* 12 bits: its square is exact */
-  float low = t - high.f, e = v_exp_low_f32(-0.5f * high.f * high.f, -0.5f * low * (t + high.f));
+  float low = t - high.f, e = v_decay_f32(-0.5f * high.f * high.f, -0.5f * low * (t + high.f));
   float d = 1.0f / (t + 3.5f), u = (t - 3.5f) * d;
   float p = -0.0031753098592f + u * (-0.0004949430003762f + u * (0.0004218966932967f + u * 0.0001106884810724f));
   p = -0.1160530373454f + u * (0.0174063779413700f + u * (0.0064931157976388f + u * p));
@@ -61,11 +76,11 @@ static inline __attribute__((always_inline)) float v_normal_tail_f32(float t, fl
 
 /* gelu(x) = x Phi(x), Phi(x) = 1 - Q(x): written as max(x, 0) - |x| Q(|x|), nothing cancels on the negative side. */
 static inline __attribute__((always_inline)) float v_gelu_f32(float x) {
-  float a = fabsf(x), t = a > 14.5f ? 14.5f : a, density, q = v_normal_tail_f32(t, &density);
+  float a = fabsf(x), t = a > 13.5f ? 13.5f : a, density, q = v_normal_tail_f32(t, &density);
   return (x > 0 ? x : 0) - t * q;
 }
 static inline __attribute__((always_inline)) float v_gelu_slope_f32(float x) { /* Phi(x) + x phi(x) */
-  float a = fabsf(x), t = a > 14.5f ? 14.5f : a, density, q = v_normal_tail_f32(t, &density);
+  float a = fabsf(x), t = a > 13.5f ? 13.5f : a, density, q = v_normal_tail_f32(t, &density);
   float rest = q - t * density;
   return x > 0 ? 1 - rest : rest;
 }
@@ -81,6 +96,7 @@ static inline __attribute__((always_inline)) float v_softplus_f32(float x) {
 }
 
 static inline double v_exp_f64(double x) { return exp(x); }
+static inline double v_decay_f64(double x, double low) { return exp(x + low); }
 static inline double v_log1p_f64(double x) { return log1p(x); }
 static inline double v_gelu_f64(double x) { return x * (0.5 * erfc(-x * M_SQRT1_2)); }
 static inline double v_gelu_slope_f64(double x) {

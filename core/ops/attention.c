@@ -16,14 +16,14 @@ PG_SIMD static void K(weigh)(int64_t n, real *restrict p, const real *mask, int6
     real base = top > -INFINITY ? top : 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < visible; j++) {
-      p[j] = K(v_exp)(p[j] - base);
+      p[j] = K(v_decay)(p[j] - base, 0);
       sum += p[j];
     }
     real inverse = sum > 0 ? 1 / sum : 0;
     for (int64_t j = 0; j < visible; j++) p[j] *= inverse;
     *lse = sum > 0 ? base + R(log)(sum) : sum == 0 ? INFINITY : sum; /* +infinity: backward finds weights of zero */
   } else {
-    for (int64_t j = 0; j < visible; j++) p[j] = K(v_exp)(p[j] - *lse);
+    for (int64_t j = 0; j < visible; j++) p[j] = K(v_decay)(p[j] - *lse, 0);
   }
   for (int64_t j = visible; j < n; j++) p[j] = 0;
 }

@@ -11,7 +11,7 @@ PG_SIMD static void K(softmax_row)(int64_t n, const real *restrict x, const real
   for (int64_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; i++) {
-    real e = K(v_exp)(x[i] - top);
+    real e = K(v_decay)(x[i] - top, 0);
     y[i] = e, sum += e;
   }
   real scale = 1 / sum;
@@ -24,7 +24,7 @@ PG_SIMD static void K(log_softmax_row)(int64_t n, const real *restrict x, const 
 #pragma omp simd reduction(max : top)
   for (int64_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; i++) sum += K(v_exp)(x[i] - top);
+  for (int64_t i = 0; i < n; i++) sum += K(v_decay)(x[i] - top, 0);
   real shift = top + R(log)(sum);
   for (int64_t i = 0; i < n; i++) y[i] = x[i] - shift;
 }
