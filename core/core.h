@@ -110,12 +110,14 @@ float pg_normal(uint64_t seed, uint64_t index);
 /* ---- gemm.c
  * ---------------------------------------------------------------------------------------------------------- */
 
-/* C (m,n) = alpha * op(A) (m,k) * op(B) (k,n) + beta * C, row-major with leading dimensions; trans: 0 or 1. */
-void pg_gemm_f32(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
-void pg_gemm_f64(int ta, int tb, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda,
-                 const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
-void pg_syrk_f32(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc); /* both halves of A A^T */
-void pg_syrk_f64(int64_t n, int64_t k, const double *a, int64_t lda, double *c, int64_t ldc);
+/* C (m,n) = alpha * op(A) (m,k) * op(B) (k,n) + beta * C, row-major with leading dimensions; trans: 0 or 1.
+ * PG_ERR_SHAPE where a size is more than BLAS's int holds; in a parallel region ask pg_blas_fits before it. */
+int pg_gemm_f32(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+                const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+int pg_gemm_f64(int ta, int tb, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda,
+                const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
+int pg_syrk_f32(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc); /* both halves of A A^T */
+int pg_syrk_f64(int64_t n, int64_t k, const double *a, int64_t lda, double *c, int64_t ldc);
+int pg_blas_fits(int count, const int64_t *sizes);
 
 #endif

@@ -1,48 +1,70 @@
 /* gemm.c - matrix products through BLAS. Inside a parallel region OpenBLAS's OpenMP flavour runs on the calling thread.
- */
+ *
+ * A small product outside one is kept on the calling thread too: waking a second core costs as much as it saves, and on
+ * a busy machine far more. */
+#ifdef REAL
+
+int K(pg_gemm)(int ta, int tb, int64_t m, int64_t n, int64_t k, real alpha, const real *a, int64_t lda, const real *b,
+               int64_t ldb, real beta, real *c, int64_t ldc) {
+  if (!m || !n) return PG_OK;
+  lda = PG_MAX(lda, 1), ldb = PG_MAX(ldb, 1);
+  PG_TRY(pg_blas_fits(6, (int64_t[]){m, n, k, lda, ldb, ldc}));
+  int team = stay_alone((double)m * (double)n * (double)k);
+  K(blas_gemm)
+  (CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, alpha, a,
+   (int)lda, b, (int)ldb, beta, c, (int)ldc);
+  rejoin(team);
+  return PG_OK;
+}
+
+/* Both halves of A A^T: BLAS fills the lower one; the upper is mirrored in blocks that fit the first-level cache. */
+int K(pg_syrk)(int64_t n, int64_t k, const real *a, int64_t lda, real *c, int64_t ldc) {
+  enum { SIDE = 32 };
+  if (!n) return PG_OK;
+  PG_TRY(pg_blas_fits(4, (int64_t[]){n, k, lda, ldc}));
+  int team = stay_alone((double)n * (double)n * (double)k);
+  K(blas_syrk)(CblasRowMajor, CblasLower, CblasNoTrans, (int)n, (int)k, 1, a, (int)lda, 0, c, (int)ldc);
+  rejoin(team);
+#pragma omp parallel for schedule(static, 1) if (n > 256)
+  for (int64_t i0 = 0; i0 < n; i0 += SIDE)
+    for (int64_t j0 = 0; j0 <= i0; j0 += SIDE)
+      for (int64_t i = i0; i < PG_MIN(i0 + SIDE, n); i++)
+        for (int64_t j = j0; j < PG_MIN(j0 + SIDE, i); j++) c[j * ldc + i] = c[i * ldc + j];
+  return PG_OK;
+}
+
+#else
 #include "core.h"
 #include <cblas.h>
+#include <omp.h>
 
-#define TRANS(t) ((t) ? CblasTrans : CblasNoTrans)
+#define blas_gemm_f32 cblas_sgemm
+#define blas_gemm_f64 cblas_dgemm
+#define blas_syrk_f32 cblas_ssyrk
+#define blas_syrk_f64 cblas_dsyrk
+void openblas_set_num_threads(int n);
 
-void pg_gemm_f32(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
-  if (m && n)
-    cblas_sgemm(CblasRowMajor, TRANS(ta), TRANS(tb), (int)m, (int)n, (int)k, alpha, a, (int)PG_MAX(lda, 1), b,
-                (int)PG_MAX(ldb, 1), beta, c, (int)ldc);
+int pg_blas_fits(int count, const int64_t *sizes) {
+  for (int i = 0; i < count; i++)
+    if (sizes[i] > INT32_MAX)
+      return pg_fail(PG_ERR_SHAPE, "matrix product: a size or row length is %lld; BLAS takes at most %d",
+                     (long long)sizes[i], INT32_MAX);
+  return PG_OK;
 }
 
-void pg_gemm_f64(int ta, int tb, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda,
-                 const double *b, int64_t ldb, double beta, double *c, int64_t ldc) {
-  if (m && n)
-    cblas_dgemm(CblasRowMajor, TRANS(ta), TRANS(tb), (int)m, (int)n, (int)k, alpha, a, (int)PG_MAX(lda, 1), b,
-                (int)PG_MAX(ldb, 1), beta, c, (int)ldc);
+/* Multiply-adds below which one core is quicker, and above which OpenBLAS would take more by itself. */
+static const double ALONE_BELOW = 4e6, BLAS_ALONE_BELOW = 262144;
+
+static int stay_alone(double work) {
+  int team = work > BLAS_ALONE_BELOW && work < ALONE_BELOW && !omp_in_parallel() ? omp_get_max_threads() : 1;
+  if (team > 1) openblas_set_num_threads(1);
+  return team;
 }
 
-/* BLAS fills the lower half; the upper is mirrored in blocks that fit the first-level cache. */
-#define MIRROR(type)                                                                                                   \
-  enum { SIDE = 32 };                                                                                                  \
-  _Pragma(                                                                                                             \
-      "omp parallel for schedule(dynamic) if (n > 256)") for (int64_t i0 = 0; i0 < n;                                  \
-                                                              i0 +=                                                    \
-                                                              SIDE) for (int64_t j0 = 0; j0 <= i0;                     \
-                                                                         j0 +=                                         \
-                                                                         SIDE) for (int64_t i = i0;                    \
-                                                                                    i < PG_MIN(i0 + SIDE, n);          \
-                                                                                    i++) for (int64_t j = j0;          \
-                                                                                              j <                      \
-                                                                                              PG_MIN(j0 + SIDE, i);    \
-                                                                                              j++) c[j * ldc + i] =    \
-      c[i * ldc + j];
-
-void pg_syrk_f32(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc) {
-  if (!n) return;
-  cblas_ssyrk(CblasRowMajor, CblasLower, CblasNoTrans, (int)n, (int)k, 1, a, (int)lda, 0, c, (int)ldc);
-  MIRROR(float)
+static void rejoin(int team) {
+  if (team > 1) openblas_set_num_threads(team), omp_set_num_threads(team);
 }
 
-void pg_syrk_f64(int64_t n, int64_t k, const double *a, int64_t lda, double *c, int64_t ldc) {
-  if (!n) return;
-  cblas_dsyrk(CblasRowMajor, CblasLower, CblasNoTrans, (int)n, (int)k, 1, a, (int)lda, 0, c, (int)ldc);
-  MIRROR(double)
-}
+#define REALS_FILE "gemm.c"
+#include "reals.h"
+#endif

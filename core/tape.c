@@ -78,7 +78,7 @@ void pg_node_release(pg_node *node) {
     pg_node *n = list;
     list = unlink_edges(n, n->next);
     node_spend(n);
-    free(n->params), free(n->in), free(n->edges), free(n);
+    free(n);
   }
 }
 
@@ -92,7 +92,9 @@ static int save(pg_saved *slot, pg_tensor *t, bool value) {
 }
 
 int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backward, int n_params) {
-  pg_node *n = calloc(1, sizeof *n);
+  /* the node and its three arrays in one piece: edges, saved inputs, parameters */
+  size_t inputs = (size_t)c->n_in, params = sizeof(pg_value) * (size_t)n_params;
+  pg_node *n = calloc(1, sizeof *n + inputs * (sizeof *n->edges + sizeof *n->in) + params);
   if (!n) return pg_fail(PG_ERR_MEMORY, "out of memory");
   *n = (pg_node){.refs = 1,
                  .order = ++calls,
@@ -102,12 +104,9 @@ int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backwar
                  .offset = c->offset,
                  .n_in = c->n_in,
                  .n_out = c->n_out};
-  n->in = calloc((size_t)PG_MAX(c->n_in, 1), sizeof *n->in);
-  n->edges = calloc((size_t)PG_MAX(c->n_in, 1), sizeof *n->edges);
-  n->params = malloc(sizeof(pg_value) * (size_t)PG_MAX(n_params, 1));
-  int status = n->in && n->edges && n->params ? PG_OK : pg_fail(PG_ERR_MEMORY, "out of memory");
-  if (status) return n->n_in = n->n_out = 0, pg_node_release(n), status;
-  if (n_params) memcpy(n->params, c->p, sizeof(pg_value) * (size_t)n_params);
+  int status = PG_OK;
+  n->edges = (pg_edge *)(n + 1), n->in = (pg_saved *)(n->edges + inputs), n->params = (pg_value *)(n->in + inputs);
+  if (n_params) memcpy(n->params, c->p, params);
   const pg_arg_info *info = c->op->info.inputs;
   for (int32_t i = 0; i < c->n_in && !status; i++) {
     bool needed = c->op->needs == PG_NEED_ALL_IN || (i < 16 && c->op->needs & PG_NEED_IN(i));
@@ -256,8 +255,13 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
   int status = PG_OK;
   for (int64_t i = 0; i < count && !status; i++) status = check_node(nodes[i]);
   pg_tensor *seed = NULL;
-  if (!status) status = pg_new_like(t, &seed);
-  if (!status) status = grad ? pg_copy(seed, grad) : pg_fill(seed, 1);
+  if (!status && grad && t->node && pg_is_contiguous(grad)) { /* kernels only read it, and nothing is added to it */
+    status = pg_check_live(grad, "backward");
+    if (!status) status = pg_alias(grad, &seed);
+  } else {
+    if (!status) status = pg_new_like(t, &seed);
+    if (!status) status = grad ? pg_copy(seed, grad) : pg_fill(seed, 1);
+  }
   if (status)
     pg_release(seed);
   else

@@ -297,18 +297,36 @@ int pg_fill(pg_tensor *t, double value) {
   return pg_release(one), status;
 }
 
+PG_SIMD static void add_f32(int64_t n, float *restrict a, const float *restrict b) {
+  for (int64_t i = 0; i < n; i++) a[i] += b[i];
+}
+
+PG_SIMD static void add_f64(int64_t n, double *restrict a, const double *restrict b) {
+  for (int64_t i = 0; i < n; i++) a[i] += b[i];
+}
+
+PG_SIMD static int64_t nonfinite_f32(int64_t n, const float *x) {
+  int64_t bad = 0;
+  for (int64_t i = 0; i < n; i++) bad += !(fabsf(x[i]) <= 3.4028235e38f);
+  return bad;
+}
+
+PG_SIMD static int64_t nonfinite_f64(int64_t n, const double *x) {
+  int64_t bad = 0;
+  for (int64_t i = 0; i < n; i++) bad += !(fabs(x[i]) <= 1.7976931348623157e308);
+  return bad;
+}
+
+enum { PIECE = 16384 }; /* elements that one thread takes at a time */
+
 int pg_add_into(pg_tensor *sum, const pg_tensor *t) {
   int64_t n = pg_numel(sum);
-  if (sum->dtype == PG_FLOAT32) {
-    float *a = PG_AT(float, sum);
-    const float *b = PG_AT(float, t);
-#pragma omp parallel for simd schedule(static) if (n > 65536)
-    for (int64_t i = 0; i < n; i++) a[i] += b[i];
-  } else {
-    double *a = PG_AT(double, sum);
-    const double *b = PG_AT(double, t);
-#pragma omp parallel for simd schedule(static) if (n > 65536)
-    for (int64_t i = 0; i < n; i++) a[i] += b[i];
+#pragma omp parallel for schedule(static) if (n > 2 * PIECE)
+  for (int64_t i = 0; i < n; i += PIECE) {
+    if (sum->dtype == PG_FLOAT32)
+      add_f32(PG_MIN(PIECE, n - i), PG_AT(float, sum) + i, PG_AT(float, t) + i);
+    else
+      add_f64(PG_MIN(PIECE, n - i), PG_AT(double, sum) + i, PG_AT(double, t) + i);
   }
   sum->storage->version++;
   return PG_OK;
@@ -321,13 +339,10 @@ int pg_count_nonfinite(const pg_tensor *t, int64_t *out) {
   pg_tensor *flat;
   PG_TRY(pg_contiguous((pg_tensor *)t, &flat));
   int64_t n = pg_numel(flat), bad = 0;
-  if (t->dtype == PG_FLOAT32) {
-    const float *x = PG_AT(float, flat);
-    for (int64_t i = 0; i < n; i++) bad += !(fabsf(x[i]) <= 3.4028235e38f);
-  } else {
-    const double *x = PG_AT(double, flat);
-    for (int64_t i = 0; i < n; i++) bad += !(fabs(x[i]) <= 1.7976931348623157e308);
-  }
+#pragma omp parallel for schedule(static) reduction(+ : bad) if (n > 2 * PIECE)
+  for (int64_t i = 0; i < n; i += PIECE)
+    bad += t->dtype == PG_FLOAT32 ? nonfinite_f32(PG_MIN(PIECE, n - i), PG_AT(float, flat) + i)
+                                  : nonfinite_f64(PG_MIN(PIECE, n - i), PG_AT(double, flat) + i);
   pg_release(flat);
   return *out = bad, PG_OK;
 }

@@ -12,6 +12,7 @@ PG_SIMD static void K(weigh)(int64_t n, real *restrict p, const real *mask, int6
     for (int64_t j = 0; j < n; j++) p[j] += mask[j];
   real top = -INFINITY, sum = 0;
   if (!known) {
+#pragma omp simd reduction(max : top)
     for (int64_t j = 0; j < visible; j++) top = p[j] > top ? p[j] : top;
     real base = top > -INFINITY ? top : 0;
 #pragma omp simd reduction(+ : sum)
@@ -28,7 +29,11 @@ PG_SIMD static void K(weigh)(int64_t n, real *restrict p, const real *mask, int6
   for (int64_t j = visible; j < n; j++) p[j] = 0;
 }
 
-PG_SIMD static void K(score_grads)(int64_t n, const real *restrict p, real *restrict dp, real row) {
+PG_SIMD static void K(score_grads)(int64_t n, const real *restrict p, real *restrict dp, int64_t e,
+                                   const real *restrict dy, const real *restrict y) {
+  real row = 0;
+#pragma omp simd reduction(+ : row)
+  for (int64_t i = 0; i < e; i++) row += dy[i] * y[i];
   for (int64_t j = 0; j < n; j++) dp[j] = p[j] * (dp[j] - row);
 }
 
@@ -44,17 +49,19 @@ static int K(attention_all)(pg_call *c, int backward) {
   if (!status && !scratch) status = pg_fail(PG_ERR_MEMORY, "attention: out of memory");
   if (status) goto done;
   const pg_tensor *q = held[0], *k = held[1], *v = held[2], *mask = c->in[3];
+  int64_t ldq = PG_MAX(q->stride[2], z.d), ldk = PG_MAX(k->stride[2], z.d), ldv = PG_MAX(v->stride[2], z.e);
   real scale = (real)z.scale;
+  if ((status = pg_blas_fits(6, (int64_t[]){z.s, z.d, z.e, ldq, ldk, ldv}))) goto done;
   for (int i = 0; i < 3 && backward; i++)
     if (c->grad_in[i]) memset(PG_AT(real, c->grad_in[i]), 0, sizeof(real) * (size_t)pg_numel(c->grad_in[i]));
-#pragma omp parallel for schedule(static) num_threads(threads)
+  double work = (double)tasks * (double)z.t * (double)z.s * (double)(z.d + z.e);
+#pragma omp parallel for schedule(static) num_threads(threads) if (work > 1e6)
   for (int64_t task = 0; task < z.b * z.h; task++) {
     int64_t b = task / z.h, h = task % z.h;
     real *p = scratch + (size_t)thread_number() * 2 * TILE * (size_t)z.s, *dp = p + TILE * z.s;
     const real *qs = PG_AT(real, q) + b * q->stride[0] + h * q->stride[1],
                *ks = PG_AT(real, k) + b * k->stride[0] + h * k->stride[1];
     const real *vs = PG_AT(real, v) + b * v->stride[0] + h * v->stride[1];
-    int64_t ldq = PG_MAX(q->stride[2], z.d), ldk = PG_MAX(k->stride[2], z.d), ldv = PG_MAX(v->stride[2], z.e);
     real *y = PG_AT(real, c->out[0]) + task * z.t * z.e, *lse = PG_AT(real, c->out[1]) + task * z.t;
     for (int64_t t0 = 0; t0 < z.t; t0 += TILE) {
       int64_t rows = PG_MIN(TILE, z.t - t0);
@@ -73,18 +80,12 @@ static int K(attention_all)(pg_call *c, int backward) {
         K(pg_gemm)(1, 0, z.s, z.e, rows, 1, p, z.s, dy, z.e, 1, PG_AT(real, c->grad_in[2]) + task * z.s * z.e, z.e);
       K(pg_gemm)(0, 1, rows, z.s, z.e, 1, dy, z.e, vs, ldv, 0, dp, z.s);
       for (int64_t t = 0; t < rows; t++) {
-        real along = 0;
-        for (int64_t i = 0; i < z.e; i++) along += dy[t * z.e + i] * y[(t0 + t) * z.e + i];
-        K(score_grads)(z.s, p + t * z.s, dp + t * z.s, along);
+        K(score_grads)(z.s, p + t * z.s, dp + t * z.s, z.e, dy + t * z.e, y + (t0 + t) * z.e);
       }
-      if (c->grad_in[0])
-        K(pg_gemm)
-        (0, 0, rows, z.d, z.s, scale, dp, z.s, ks, ldk, 0, PG_AT(real, c->grad_in[0]) + task * z.t * z.d + t0 * z.d,
-         z.d);
-      if (c->grad_in[1])
-        K(pg_gemm)
-        (1, 0, z.s, z.d, rows, scale, dp, z.s, qs + t0 * ldq, ldq, 1, PG_AT(real, c->grad_in[1]) + task * z.s * z.d,
-         z.d);
+      if (c->grad_in[0]) K(pg_gemm)
+      (0, 0, rows, z.d, z.s, scale, dp, z.s, ks, ldk, 0, PG_AT(real, c->grad_in[0]) + task * z.t * z.d + t0 * z.d, z.d);
+      if (c->grad_in[1]) K(pg_gemm)
+      (1, 0, z.s, z.d, rows, scale, dp, z.s, qs + t0 * ldq, ldq, 1, PG_AT(real, c->grad_in[1]) + task * z.s * z.d, z.d);
     }
   }
 done:

@@ -3,21 +3,38 @@
  * Backward:  dz = (softmax(z) - q) / N * dL.  The log-sum-exp of every row is kept from the forward pass. */
 #ifdef REAL
 
+/* One row's loss; its log-sum-exp goes to *lse. The sums are kept in double. */
+PG_SIMD static double K(entropy_row)(int64_t n, const real *restrict x, int32_t label, real s, real *lse) {
+  real top = x[0];
+  double sum = 0, all = 0;
+#pragma omp simd reduction(max : top)
+  for (int64_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
+#pragma omp simd reduction(+ : sum, all)
+  for (int64_t i = 0; i < n; i++) sum += (double)K(v_decay)(x[i] - top, 0), all += (double)x[i];
+  double log_sum = (double)top + log(sum);
+  *lse = (real)log_sum;
+  return log_sum - (1 - (double)s) * x[label] - (s > 0 ? s * all / (double)n : 0); /* 0 * -inf is not 0 */
+}
+
+PG_SIMD static void K(entropy_row_grad)(int64_t n, const real *restrict x, int32_t label, real s, real lse, real scale,
+                                        real *restrict dx) {
+  real rest = s / (real)n;
+  for (int64_t i = 0; i < n; i++) dx[i] = scale * (K(v_decay)(x[i] - lse, 0) - rest);
+  dx[label] -= scale * (1 - s);
+}
+
 static int K(cross_entropy_forward)(pg_call *c) {
   int64_t rows = c->in[0]->shape[0], n = c->in[0]->shape[1];
   const real *z = PG_AT(real, c->in[0]), s = (real)c->p[0].num;
   const int32_t *label = PG_AT(int32_t, c->in[1]);
   real *lse = PG_AT(real, c->out[1]);
-  double total = 0;
-  for (int64_t r = 0; r < rows; r++) {
-    const real *x = z + r * n;
-    double top = x[0], sum = 0, mean = 0;
-    for (int64_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
-    for (int64_t i = 0; i < n; i++) sum += K(v_exp)((real)(x[i] - top)), mean += x[i];
-    double log_sum = top + log(sum);
-    lse[r] = (real)log_sum;
-    total += log_sum - (1 - s) * x[label[r]] - (s > 0 ? s * mean / (double)n : 0); /* 0 * -inf is not 0 */
-  }
+  size_t bytes = sizeof(double) * (size_t)rows;
+  double *loss = pg_scratch_alloc(bytes), total = 0;
+  if (!loss) return pg_fail(PG_ERR_MEMORY, "cross_entropy: out of memory");
+#pragma omp parallel for schedule(static) if (rows * n > 32768)
+  for (int64_t r = 0; r < rows; r++) loss[r] = K(entropy_row)(n, z + r * n, label[r], s, lse + r);
+  for (int64_t r = 0; r < rows; r++) total += loss[r]; /* in order: the same bits whatever the threads */
+  pg_scratch_free(loss, bytes);
   *PG_AT(real, c->out[0]) = (real)(total / (double)rows);
   return PG_OK;
 }
@@ -27,10 +44,8 @@ static int K(cross_entropy_backward)(pg_call *c) {
   const real *z = PG_AT(real, c->in[0]), *lse = PG_AT(real, c->out[1]), s = (real)c->p[0].num;
   const int32_t *label = PG_AT(int32_t, c->in[1]);
   real *dz = PG_AT(real, c->grad_in[0]), scale = *PG_AT(real, c->grad_out[0]) / (real)rows;
-#pragma omp parallel for schedule(static) if (rows * n > 16384)
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t i = 0; i < n; i++)
-      dz[r * n + i] = scale * (K(v_exp)(z[r * n + i] - lse[r]) - s / (real)n - (i == label[r] ? 1 - s : 0));
+#pragma omp parallel for schedule(static) if (rows * n > 32768)
+  for (int64_t r = 0; r < rows; r++) K(entropy_row_grad)(n, z + r * n, label[r], s, lse[r], scale, dz + r * n);
   return PG_OK;
 }
 

@@ -82,7 +82,8 @@ static int K(fda_loss_forward)(pg_call *c) {
   if (!rows) return pg_fail(PG_ERR_MEMORY, "fda_loss: out of memory");
   K(settings)(c, 2, &scale, &bias);
   for (int64_t i = 0; i < b; i++) norm[i] = K(unit_row)(d, x + i * d, unit + i * d);
-  K(pg_syrk)(b, d, unit, d, cosine, b);
+  int status = K(pg_syrk)(b, d, unit, d, cosine, b);
+  if (status) return pg_scratch_free(rows, sizeof(double) * 3 * (size_t)b), status;
 #pragma omp parallel for schedule(static) if (b > 96)
   for (int64_t i = 0; i < b; i++) {
     real *row = cosine + i * b;
@@ -110,11 +111,11 @@ static int K(fda_loss_backward)(pg_call *c) {
     for (int64_t j0 = 0; j0 < b; j0 += 32)
       for (int64_t i = i0; i < PG_MIN(i0 + 32, b); i++)
         for (int64_t j = j0; j < PG_MIN(j0 + 32, b); j++) both[i * b + j] = s[i * b + j] + s[j * b + i];
-  K(pg_gemm)(0, 0, b, d, b, z, both, b, unit, d, 0, g, d);
+  int status = K(pg_gemm)(0, 0, b, d, b, z, both, b, unit, d, 0, g, d);
 #pragma omp parallel for schedule(static) if (b > 96)
   for (int64_t i = 0; i < b; i++) K(through_norm)(d, unit + i * d, g + i * d, norm[i], dx + i * d);
   pg_scratch_free(both, bytes);
-  return PG_OK;
+  return status;
 }
 
 /* ---- each anchor with its own list ---- */

@@ -37,6 +37,7 @@ static int K(knn_forward)(pg_call *c) {
   const real *a = PG_AT(real, c->in[0]), *b = PG_AT(real, c->in[1]);
   real *value = PG_AT(real, c->out[0]);
   int32_t *at = PG_AT(int32_t, c->out[1]);
+  PG_TRY(pg_blas_fits(2, (int64_t[]){n, d}));
   size_t bytes = sizeof(real) * (size_t)(n + (metric == L2 ? 0 : BLOCK * n));
   real *inverse = pg_scratch_alloc(bytes), *products = inverse ? inverse + n : NULL;
   if (!inverse) return pg_fail(PG_ERR_MEMORY, "knn: out of memory");

@@ -16,8 +16,7 @@ static int K(linear_forward)(pg_call *c) {
 #pragma omp parallel for schedule(static) if (rows * out > 32768)
     for (int64_t r = 0; r < rows; r++) memcpy(y + r * out, b, sizeof(real) * (size_t)out);
   }
-  K(pg_gemm)(0, 1, rows, out, in, 1, PG_AT(real, c->in[0]), in, PG_AT(real, c->in[1]), in, b ? 1 : 0, y, out);
-  return PG_OK;
+  return K(pg_gemm)(0, 1, rows, out, in, 1, PG_AT(real, c->in[0]), in, PG_AT(real, c->in[1]), in, b ? 1 : 0, y, out);
 }
 
 static int K(linear_backward)(pg_call *c) {
@@ -25,9 +24,9 @@ static int K(linear_backward)(pg_call *c) {
   int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
   const real *dy = PG_AT(real, c->grad_out[0]);
   if (c->grad_in[0])
-    K(pg_gemm)(0, 0, rows, in, out, 1, dy, out, PG_AT(real, c->in[1]), in, 0, PG_AT(real, c->grad_in[0]), in);
+    PG_TRY(K(pg_gemm)(0, 0, rows, in, out, 1, dy, out, PG_AT(real, c->in[1]), in, 0, PG_AT(real, c->grad_in[0]), in));
   if (c->grad_in[1])
-    K(pg_gemm)(1, 0, out, in, rows, 1, dy, out, PG_AT(real, c->in[0]), in, 0, PG_AT(real, c->grad_in[1]), in);
+    PG_TRY(K(pg_gemm)(1, 0, out, in, rows, 1, dy, out, PG_AT(real, c->in[0]), in, 0, PG_AT(real, c->grad_in[1]), in));
   if (!c->in[2] || !c->grad_in[2]) return PG_OK;
   real *db = PG_AT(real, c->grad_in[2]);
   memset(db, 0, sizeof(real) * (size_t)out);

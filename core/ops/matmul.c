@@ -5,21 +5,23 @@
 #ifdef REAL
 
 /* One operand's matrix: where it is and how GEMM reads it. */
-static void K(product)(const plan *s, const pg_tensor *a, const pg_tensor *b, real *c, bool ta, bool tb, int64_t m,
-                       int64_t n, int64_t k, const int64_t *pick_a, const int64_t *pick_b, const int64_t *pick_c) {
+static int K(product)(const plan *s, const pg_tensor *a, const pg_tensor *b, real *c, bool ta, bool tb, int64_t m,
+                      int64_t n, int64_t k, const int64_t *pick_a, const int64_t *pick_b, const int64_t *pick_c) {
   lay la = lay_of(a), lb = lay_of(b);
-#pragma omp parallel for schedule(static) if (!pick_c && s->batch > 1 && m * n * k < 1 << 21)
-  for (int64_t i = 0; i < s->batch; i++)
-    K(pg_gemm)
-    (ta != la.transposed, tb != lb.transposed, m, n, k, 1, PG_AT(real, a) + pick_a[i], la.ld,
-     PG_AT(real, b) + pick_b[i], lb.ld, pick_c ? 1 : 0, c + (pick_c ? pick_c[i] : i * m * n), n);
+  double work = (double)m * (double)n * (double)k;
+  PG_TRY(pg_blas_fits(5, (int64_t[]){m, n, k, la.ld, lb.ld}));
+#pragma omp parallel for schedule(static) if (!pick_c && s->batch > 1 && work < 2e6 && work * (double)s->batch > 1e6)
+  for (int64_t i = 0; i < s->batch; i++) K(pg_gemm)
+  (ta != la.transposed, tb != lb.transposed, m, n, k, 1, PG_AT(real, a) + pick_a[i], la.ld, PG_AT(real, b) + pick_b[i],
+   lb.ld, pick_c ? 1 : 0, c + (pick_c ? pick_c[i] : i * m * n), n);
+  return PG_OK;
 }
 
 static int K(matmul_forward)(pg_call *c) {
   plan s;
   PG_TRY(plan_of(c, &s));
-  K(product)(&s, s.a, s.b, PG_AT(real, c->out[0]), false, false, s.m, s.n, s.k, s.at_a, s.at_b, NULL);
-  return plan_free(&s), PG_OK;
+  int status = K(product)(&s, s.a, s.b, PG_AT(real, c->out[0]), false, false, s.m, s.n, s.k, s.at_a, s.at_b, NULL);
+  return plan_free(&s), status;
 }
 
 static int K(matmul_backward)(pg_call *c) {
@@ -32,9 +34,9 @@ static int K(matmul_backward)(pg_call *c) {
   if (status) return plan_free(&s), status;
   int64_t *at_g = s.at_g;
   if (c->grad_in[0] && !(status = pg_fill(c->grad_in[0], 0)))
-    K(product)(&s, flat, s.b, PG_AT(real, c->grad_in[0]), false, true, s.m, s.k, s.n, at_g, s.at_b, s.to_a);
+    status = K(product)(&s, flat, s.b, PG_AT(real, c->grad_in[0]), false, true, s.m, s.k, s.n, at_g, s.at_b, s.to_a);
   if (c->grad_in[1] && !status && !(status = pg_fill(c->grad_in[1], 0)))
-    K(product)(&s, s.a, flat, PG_AT(real, c->grad_in[1]), true, false, s.k, s.n, s.m, s.at_a, at_g, s.to_b);
+    status = K(product)(&s, s.a, flat, PG_AT(real, c->grad_in[1]), true, false, s.k, s.n, s.m, s.at_a, at_g, s.to_b);
   pg_release(flat);
   return plan_free(&s), status;
 }

@@ -27,7 +27,6 @@ static int K(adamw_forward)(pg_call *c) {
             .step = lr / (1 - pow(c->p[1].num, t)),
             .fix = 1 / sqrt(1 - pow(c->p[2].num, t))};
   for (int32_t k = 0; k < n; k++) {
-    enum { PIECE = 16384 };
     real *p = PG_AT(real, c->in[k]), *g = PG_AT(real, c->in[n + k]), *m = PG_AT(real, c->in[2 * n + k]),
          *v = PG_AT(real, c->in[3 * n + k]);
     int64_t size = pg_numel(c->in[k]);
@@ -37,39 +36,68 @@ static int K(adamw_forward)(pg_call *c) {
   return PG_OK;
 }
 
+PG_SIMD static void K(sgd_run)(int64_t n, real *restrict p, const real *restrict g, real *restrict u, real lr,
+                               real momentum, real decay) { /* momentum 0 where the buffers are new */
+  for (int64_t i = 0; i < n; i++) {
+    real step = g[i] + decay * p[i];
+    u[i] = momentum ? momentum * u[i] + step : step; /* a new buffer holds anything, even NaN */
+    p[i] -= lr * u[i];
+  }
+}
+
 static int K(sgd_forward)(pg_call *c) {
   int32_t n = c->n_in / 3;
-  real lr = (real)c->p[0].num, momentum = (real)c->p[1].num, decay = (real)c->p[2].num;
-  bool first = c->p[3].ints[0];
+  real lr = (real)c->p[0].num, momentum = c->p[3].ints[0] ? 0 : (real)c->p[1].num, decay = (real)c->p[2].num;
   for (int32_t k = 0; k < n; k++) {
     real *p = PG_AT(real, c->in[k]), *g = PG_AT(real, c->in[n + k]), *u = PG_AT(real, c->in[2 * n + k]);
     int64_t size = pg_numel(c->in[k]);
-    for (int64_t i = 0; i < size; i++) {
-      real step = g[i] + decay * p[i];
-      u[i] = first ? step : momentum * u[i] + step;
-      p[i] -= lr * u[i];
-    }
+#pragma omp parallel for schedule(static) if (size > 2 * PIECE)
+    for (int64_t i = 0; i < size; i += PIECE)
+      K(sgd_run)(PG_MIN(PIECE, size - i), p + i, g + i, u + i, lr, momentum, decay);
   }
   return PG_OK;
 }
 
+PG_SIMD static double K(square_sum)(int64_t n, const real *restrict g) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += (double)g[i] * (double)g[i];
+  return sum;
+}
+
+PG_SIMD static void K(scale_run)(int64_t n, real *restrict g, real scale) {
+  for (int64_t i = 0; i < n; i++) g[i] *= scale;
+}
+
+/* The sum is taken in pieces of fixed size, added in order: its bits do not depend on the number of threads. */
 static int K(clip_forward)(pg_call *c) {
   double sum = 0;
   for (int32_t k = 0; k < c->n_in; k++) {
     const real *g = PG_AT(real, c->in[k]);
-    for (int64_t i = 0, n = pg_numel(c->in[k]); i < n; i++) sum += (double)g[i] * g[i];
+    int64_t size = pg_numel(c->in[k]), pieces = (size + PIECE - 1) / PIECE;
+    size_t bytes = sizeof(double) * (size_t)PG_MAX(pieces, 1);
+    double *part = pg_scratch_alloc(bytes);
+    if (!part) return pg_fail(PG_ERR_MEMORY, "clip_grad_norm_: out of memory");
+#pragma omp parallel for schedule(static) if (pieces > 2)
+    for (int64_t i = 0; i < pieces; i++) part[i] = K(square_sum)(PG_MIN(PIECE, size - i * PIECE), g + i * PIECE);
+    for (int64_t i = 0; i < pieces; i++) sum += part[i];
+    pg_scratch_free(part, bytes);
   }
   double norm = sqrt(sum), scale = c->p[0].num / (norm + 1e-6);
   *PG_AT(real, c->out[0]) = (real)norm;
   for (int32_t k = 0; isfinite(norm) && scale < 1 && k < c->n_in; k++) {
     real *g = PG_AT(real, c->in[k]);
-    for (int64_t i = 0, n = pg_numel(c->in[k]); i < n; i++) g[i] *= (real)scale;
+    int64_t size = pg_numel(c->in[k]);
+#pragma omp parallel for schedule(static) if (size > 2 * PIECE)
+    for (int64_t i = 0; i < size; i += PIECE) K(scale_run)(PG_MIN(PIECE, size - i), g + i, (real)scale);
   }
   return PG_OK;
 }
 
 #else
 #include "../op.h"
+
+enum { PIECE = 16384 }; /* elements that one thread takes at a time */
 
 typedef struct adam { /* one step's constants */
   double decay, beta1, beta2, eps, step, fix;

@@ -6,42 +6,64 @@
  * Pi[b]^T dP[b]. An anchor with no token allowed gives zeros. */
 #ifdef REAL
 
+/* One anchor, one proxy: row (n) becomes the softmax of logits[j * stride] over the tokens that the mask allows. */
+PG_SIMD static void K(pool_row)(int64_t n, const real *restrict logits, int64_t stride, const real *restrict mask,
+                                real *restrict row) {
+  real top = -INFINITY, sum = 0;
+  for (int64_t j = 0; j < n; j++) row[j] = mask[j] != 0 ? logits[j * stride] : -INFINITY;
+#pragma omp simd reduction(max : top)
+  for (int64_t j = 0; j < n; j++) top = row[j] > top ? row[j] : top;
+  real base = top > -INFINITY ? top : 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < n; j++) {
+    real e = K(v_decay)(row[j] - base, 0);
+    row[j] = e, sum += e;
+  }
+  real scale = sum == 0 ? 0 : 1 / sum;
+  for (int64_t j = 0; j < n; j++) row[j] *= scale;
+}
+
+/* grad holds dP x^T and gets upstream, dL/dPi, added. */
+PG_SIMD static void K(pool_row_grad)(int64_t n, const real *restrict row, const real *restrict upstream,
+                                     real *restrict grad, real *restrict dlogits, int64_t stride) {
+  real along = 0;
+#pragma omp simd reduction(+ : along)
+  for (int64_t j = 0; j < n; j++) {
+    real g = grad[j] + upstream[j];
+    grad[j] = g, along += row[j] * g;
+  }
+  for (int64_t j = 0; j < n; j++) dlogits[j * stride] = row[j] * (grad[j] - along);
+}
+
 static int K(proxy_pool_forward)(pg_call *c) {
   int64_t b = c->in[0]->shape[0], n = c->in[0]->shape[1], p = c->in[0]->shape[2], d = c->in[2]->shape[1];
   const real *logits = PG_AT(real, c->in[0]), *mask = PG_AT(real, c->in[1]), *x = PG_AT(real, c->in[2]);
   real *pi = PG_AT(real, c->out[1]);
 #pragma omp parallel for schedule(static) if (b * n * p > 16384)
   for (int64_t i = 0; i < b; i++)
-    for (int64_t k = 0; k < p; k++) {
-      real *row = pi + (i * p + k) * n, top = -INFINITY, sum = 0;
-      for (int64_t j = 0; j < n; j++)
-        if (mask[i * n + j] != 0 && logits[(i * n + j) * p + k] > top) top = logits[(i * n + j) * p + k];
-      for (int64_t j = 0; j < n; j++)
-        sum += row[j] = mask[i * n + j] != 0 ? K(v_exp)(logits[(i * n + j) * p + k] - top) : 0;
-      for (int64_t j = 0; j < n; j++) row[j] = sum > 0 ? row[j] / sum : sum;
-    }
-  K(pg_gemm)(0, 0, b * p, d, n, 1, pi, n, x, d, 0, PG_AT(real, c->out[0]), d);
-  return PG_OK;
+    for (int64_t k = 0; k < p; k++) K(pool_row)(n, logits + i * n * p + k, p, mask + i * n, pi + (i * p + k) * n);
+  return K(pg_gemm)(0, 0, b * p, d, n, 1, pi, n, x, d, 0, PG_AT(real, c->out[0]), d);
 }
 
 static int K(proxy_pool_backward)(pg_call *c) {
   int64_t b = c->in[0]->shape[0], n = c->in[0]->shape[1], p = c->in[0]->shape[2], d = c->in[2]->shape[1];
   const real *pi = PG_AT(real, c->out[1]), *dp = PG_AT(real, c->grad_out[0]), *x = PG_AT(real, c->in[2]);
   if (c->grad_in[1]) PG_TRY(pg_fill(c->grad_in[1], 0));
-  if (c->grad_in[2]) K(pg_gemm)(1, 0, n, d, b * p, 1, pi, n, dp, d, 0, PG_AT(real, c->grad_in[2]), d);
+  if (c->grad_in[2]) PG_TRY(K(pg_gemm)(1, 0, n, d, b * p, 1, pi, n, dp, d, 0, PG_AT(real, c->grad_in[2]), d));
   if (!c->grad_in[0]) return PG_OK;
-  real *dl = PG_AT(real, c->grad_in[0]),
-       *g = PG_AT(real, c->grad_out[1]); /* our own gradient buffer: added to in place */
-  K(pg_gemm)(0, 1, b * p, n, d, 1, dp, d, x, d, 1, g, n);
+  real *dl = PG_AT(real, c->grad_in[0]), *upstream = PG_AT(real, c->grad_out[1]);
+  size_t bytes = sizeof(real) * (size_t)PG_MAX(b * p * n, 1);
+  real *g = pg_scratch_alloc(bytes);
+  if (!g) return pg_fail(PG_ERR_MEMORY, "proxy_pool: out of memory");
+  int status = K(pg_gemm)(0, 1, b * p, n, d, 1, dp, d, x, d, 0, g, n);
 #pragma omp parallel for schedule(static) if (b * n * p > 16384)
   for (int64_t i = 0; i < b; i++)
     for (int64_t k = 0; k < p; k++) {
-      const real *row = pi + (i * p + k) * n, *grad = g + (i * p + k) * n;
-      real along = 0;
-      for (int64_t j = 0; j < n; j++) along += row[j] * grad[j];
-      for (int64_t j = 0; j < n; j++) dl[(i * n + j) * p + k] = row[j] * (grad[j] - along);
+      int64_t at = (i * p + k) * n;
+      K(pool_row_grad)(n, pi + at, upstream + at, g + at, dl + i * n * p + k, p);
     }
-  return PG_OK;
+  pg_scratch_free(g, bytes);
+  return status;
 }
 
 #else

@@ -18,6 +18,13 @@ for _, folder in ipairs { root .. "build/", root } do
 end
 if not home then error("libperigee.so is not built: run `make` in the folder that holds lua/perigee", 0) end
 
+-- OpenMP's waiting threads spin for milliseconds unless told otherwise, which stalls every small op once cores are
+-- shared; some 0.1 ms still spans the gap between two ops (docs/performance.md). Read once, when the library is loaded.
+if not (os.getenv "GOMP_SPINCOUNT" or os.getenv "OMP_WAIT_POLICY") then
+  ffi.cdef "int setenv(const char *, const char *, int);"
+  ffi.C.setenv("GOMP_SPINCOUNT", "2000", 0)
+end
+
 ffi.cdef(dofile(home .. "cdef.lua"))
 local lib = ffi.load(home .. "libperigee.so")
 

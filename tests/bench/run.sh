@@ -1,16 +1,31 @@
 #!/usr/bin/env bash
-# Measures and prints one table. OPENBLAS_CORETYPE stays unset; nothing else should be running.
+# Measures and prints one table. THREADS (default 2) computes; nothing else should be running.
 cd "$(dirname "$0")/../.." || exit 1
-export LUA_PATH="lua/?.lua;lua/?/init.lua;;"
-luajit tests/bench/kernels.lua
-for command in "--version" "run tests/bench/empty.lua --quiet --out build/bench-empty"; do
-  times=()
+unset OPENBLAS_CORETYPE # a kernel chosen by hand is not what a user gets
+export LUA_PATH="lua/?.lua;lua/?/init.lua;;" OMP_NUM_THREADS="${THREADS:-2}"
+python=${PYTHON:-/usr/bin/python3}
+times=build/bench-torch.txt
+: >"$times"
+if "$python" -c 'import torch' 2>/dev/null; then
+  "$python" tests/bench/torch_kernels.py "$OMP_NUM_THREADS" >"$times"
+  echo "PyTorch $("$python" -c 'import torch; print(torch.__version__)'): ratios above 1 are times that Perigee is faster"
+else
+  echo "PyTorch: skipped, $python cannot import it"
+fi
+luajit tests/bench/kernels.lua "$times"
+luajit tests/bench/proxy_step.lua
+
+start_up() { # start_up LIMIT_MS COMMAND...
+  local limit=$1 runs=() start median verdict=ok
+  shift
   for _ in 1 2 3 4 5 6 7 8 9; do
     start=$(date +%s%N)
-    # shellcheck disable=SC2086
-    build/perigee $command >/dev/null
-    times+=($((($(date +%s%N) - start) / 10000)))
+    build/perigee "$@" >/dev/null
+    runs+=($((($(date +%s%N) - start) / 10000)))
   done
-  median=$(printf '%s\n' "${times[@]}" | sort -n | sed -n 5p)
-  printf '%-52s %6d.%02d ms\n' "perigee ${command%% --quiet*}" $((median / 100)) $((median % 100))
-done
+  median=$(printf '%s\n' "${runs[@]}" | sort -n | sed -n 5p)
+  [ "$median" -le $((limit * 100)) ] || verdict=MISSED
+  printf '%-46s %6d.%02d  ms   at most %d ms  %s\n' "perigee $1 ${2-}" $((median / 100)) $((median % 100)) "$limit" "$verdict"
+}
+start_up 30 --version
+start_up 60 run tests/bench/empty.lua --quiet --out build/bench-empty

@@ -55,6 +55,37 @@ static void test_memory(void) {
   check(pg_new(PG_FLOAT32, PG_CPU, 2, huge, &t) == PG_ERR_MEMORY, "an absurd size is an error");
 }
 
+/* The cache gives back what was unused longest, not what is in use. */
+static void test_cache_order(void) {
+  pg_memory_trim(PG_CPU);
+  pg_memory_reset_peak(PG_CPU);
+  pg_tensor *small[24], *large;
+  for (int i = 0; i < 24; i++) small[i] = make(PG_UINT8, 1 << 20, 1);
+  for (int i = 0; i < 24; i++) pg_release(small[i]);
+  pg_release(make(PG_UINT8, 20 << 20, 1));
+  pg_memory stats;
+  pg_memory_stats(PG_CPU, &stats);
+  check(stats.cached <= stats.peak && stats.cached >= 20 << 20, "the cache stays within the peak and keeps the newest");
+  large = make(PG_UINT8, 20 << 20, 1);
+  int64_t before = stats.cached;
+  pg_memory_stats(PG_CPU, &stats);
+  check(stats.cached <= before - (20 << 20), "the large block came from the cache");
+  pg_release(large);
+  pg_memory_trim(PG_CPU);
+}
+
+/* ---- products: a size that BLAS's int cannot hold is an error, and nothing is read ---- */
+
+static void test_blas_sizes(void) {
+  int64_t over = (int64_t)INT32_MAX + 1;
+  float one = 1, c = 0;
+  check(pg_gemm_f32(0, 0, over, 1, 1, 1, &one, 1, &one, 1, 0, &c, 1) == PG_ERR_SHAPE, "gemm: too many rows");
+  check(pg_gemm_f32(0, 0, 1, 1, 1, 1, &one, over, &one, 1, 0, &c, 1) == PG_ERR_SHAPE, "gemm: too long a row");
+  check(strstr(pg_last_error(), "2147483648") != NULL, "gemm: the message says the size");
+  check(pg_syrk_f32(1, over, &one, over, &c, 1) == PG_ERR_SHAPE, "syrk: too many columns");
+  check(pg_gemm_f32(0, 0, 1, 1, 1, 1, &one, 1, &one, 1, 0, &c, 1) == PG_OK && c == 1, "gemm: one by one");
+}
+
 /* ---- layouts: copies through every pair of dtypes and through transposed views ---- */
 
 static void test_copy(void) {
@@ -133,6 +164,8 @@ static void test_errors(void) {
 int main(void) {
   test_philox();
   test_memory();
+  test_cache_order();
+  test_blas_sizes();
   test_copy();
   test_deep_chain();
   test_versions();
