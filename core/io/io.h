@@ -8,10 +8,17 @@
 /* Opens a regular file for reading and gives its size; NULL and an error that names the path otherwise. */
 FILE *pg_file_open(const char *path, int64_t *bytes);
 
-/* Resamples packed pixels as Pillow does: a separable filter, widened by the scale when shrinking, so that every source
- * pixel counts. (extent_h, extent_w) is the part of src, in its pixels from the top left, that fills dst; it may be
- * fractional. cubic: Keys' kernel with a = -1/2; otherwise the triangle. */
-int pg_resample(const uint8_t *src, int64_t h, int64_t w, int64_t channels, double extent_h, double extent_w,
-                bool cubic, uint8_t *dst, int64_t out_h, int64_t out_w, int64_t dst_stride);
+/* A resampling of packed bytes, to the bit as Pillow does it: a separable filter, widened by the scale when shrinking,
+ * so that every source pixel counts. */
+typedef struct pg_resampling {
+  int64_t h, w, channels;    /* the source */
+  int64_t stride;            /* bytes from one of its rows to the next */
+  double extent_h, extent_w; /* how much of it, in its pixels from the top left, fills the result; may be fractional */
+  int64_t out_h, out_w;      /* the whole result */
+  int64_t top, left, rows, columns; /* the part of the result that is wanted */
+  bool cubic;                       /* Keys' kernel with a = -1/2; otherwise the triangle */
+} pg_resampling;
+
+int pg_resample(const uint8_t *src, const pg_resampling *r, uint8_t *dst, int64_t dst_stride);
 
 #endif

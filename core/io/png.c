@@ -146,9 +146,19 @@ int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out) {
     int64_t h = PG_MAX((int64_t)llround(size * (r.h / longer)), 1),
             w = PG_MAX((int64_t)llround(size * (r.w / longer)), 1);
     memset(PG_AT(uint8_t, t), 255, (size_t)(size * size * 3));
-    status = pg_resample(PG_AT(uint8_t, r.picture), r.picture->shape[0], r.picture->shape[1], 3, (double)r.h / r.block,
-                         (double)r.w / r.block, true, PG_AT(uint8_t, t) + ((size - h) / 2 * size + (size - w) / 2) * 3,
-                         h, w, size * 3);
+    pg_resampling whole = {.h = r.picture->shape[0],
+                           .w = r.picture->shape[1],
+                           .channels = 3,
+                           .cubic = true,
+                           .stride = r.picture->shape[1] * 3,
+                           .extent_h = (double)r.h / r.block,
+                           .extent_w = (double)r.w / r.block,
+                           .out_h = h,
+                           .out_w = w,
+                           .rows = h,
+                           .columns = w};
+    status = pg_resample(PG_AT(uint8_t, r.picture), &whole,
+                         PG_AT(uint8_t, t) + ((size - h) / 2 * size + (size - w) / 2) * 3, size * 3);
   }
   pg_release(r.picture);
   if (status && t) pg_release(t);
