@@ -192,6 +192,35 @@ enum { /* columns of a scene's spec; each value is 0-based, a count of 0 is one 
 
 /* specs int32 (N, PG_CONCEPT_FIELDS) -> out uint8 (N, size, size, 3), a function of (specs, size, seed) alone. */
 int pg_concepts_render(const pg_tensor *specs, int32_t size, uint64_t seed, pg_tensor **out);
+/* ---- the loader: threads that read, augment and normalise batches ahead of the caller -------------------------------
+ */
+
+typedef struct pg_loader pg_loader;
+
+typedef struct pg_loader_options {
+  int32_t size;              /* S: side of the square that comes out, 1..1024 */
+  int32_t workers, capacity; /* threads, 1..256, and most batches under way at once, 1..1024 */
+  int32_t bilinear;          /* 0: bicubic */
+  float crop_min, crop_max;  /* share of the area that a random resized crop keeps; crop_max 0: resize, centre crop */
+  float flip;                /* probability of mirroring left and right */
+  int32_t pad, pad_edge;     /* most pixels of a random shift; 0: zeros come in, 1: the edge repeats */
+  float jitter[3];           /* amplitudes of brightness, contrast, saturation */
+  float mean[3], std[3];     /* of v / 255 */
+} pg_loader_options;
+
+/* images: uint8 (N, H, W, 3), kept alive; or NULL, and n PNG files, whose names are copied. */
+int pg_loader_new(const pg_loader_options *options, pg_tensor *images, const char *const *files, int64_t n,
+                  pg_loader **out);
+/* One more batch: images positions[i], item i augmented as sample first + i of the stream `seed`. An error when
+ * `capacity` batches are under way. */
+int pg_loader_push(pg_loader *l, pg_tensor *positions, uint64_t seed, uint64_t first);
+/* The oldest batch, float32 (B, 3, S, S); NULL when it is not ready within `seconds`. The first of its images that
+ * cannot be read is the error; that batch is then gone and the next call gives the one after it. */
+int pg_loader_next(pg_loader *l, double seconds, pg_tensor **out);
+int64_t pg_loader_pushed(const pg_loader *l); /* batches so far, counting those that were forgotten */
+int64_t pg_loader_taken(const pg_loader *l);
+void pg_loader_clear(pg_loader *l); /* forgets every batch under way */
+void pg_loader_free(pg_loader *l);  /* waits for the threads, at most one image each */
 /* cdef-end */
 
 #endif

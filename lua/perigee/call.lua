@@ -204,6 +204,9 @@ local function shifted(t, by) -- an int32 tensor moved between the two index bas
   return call.own(out[0])
 end
 
+--- 1-based positions, an int32 tensor, as the core counts them.
+function call.zero_based(t) return shifted(t, -1) end
+
 local function missing(op, input, value)
   util.fail(0, "%s: %s must be a tensor: %s; got %s", op.name, input.name, input.help,
     value == nil and "nothing" or type(value) == "table" and "a table" or tostring(value))

@@ -88,6 +88,7 @@ function data.fashion_mnist(options)
 end
 
 data.openclipart, data.tuxpaint, data.folder = pictures.openclipart, pictures.tuxpaint, pictures.folder
+data.loader = require "perigee.data.loader"
 
 -- ---- parts --------------------------------------------------------------------------------------------------------
 
