@@ -161,6 +161,91 @@ static void test_errors(void) {
   pg_release(a), pg_release(b);
 }
 
+/* ---- loader: the same bits for any number of threads; freed, cleared and broken at any moment without a leak ---- */
+
+static const pg_loader_options plain = {.size = 16,     .workers = 1,        .capacity = 3, .crop_min = 0.2f,
+                                        .crop_max = 1,  .flip = 0.5f,        .pad = 2,      .jitter = {0.2f, 0.2f, 0.2f},
+                                        .mean = {0.5f}, .std = {1, 1, 1}};
+
+static pg_loader *start_loader(int32_t workers, pg_tensor *images, const char *const *files, int64_t n) {
+  pg_loader_options o = plain;
+  pg_loader *l = NULL;
+  o.workers = workers;
+  check(pg_loader_new(&o, images, files, n, &l) == PG_OK, "loader starts");
+  return l;
+}
+
+static pg_tensor *numbered(int64_t n, int64_t count) { /* int32 (count): 0, 1, .. n - 1, 0, .. */
+  pg_tensor *t = NULL;
+  check(pg_new(PG_INT32, PG_CPU, 1, &count, &t) == PG_OK, "positions");
+  for (int64_t i = 0; i < count; i++) PG_AT(int32_t, t)[i] = (int32_t)(i % n);
+  return t;
+}
+
+static void test_loader(void) {
+  enum { IMAGES = 5, BATCH = 37 };
+  int64_t shape[4] = {IMAGES, 23, 31, 3};
+  pg_tensor *images = NULL, *batch = NULL, *first[3] = {0}, *positions = numbered(IMAGES, BATCH);
+  check(pg_new(PG_UINT8, PG_CPU, 4, shape, &images) == PG_OK, "images");
+  for (int64_t i = 0; i < pg_numel(images); i++) PG_AT(uint8_t, images)[i] = (uint8_t)pg_rng_bits(1, (uint64_t)i);
+  for (int32_t workers = 1; workers <= 7; workers += 3) {
+    pg_loader *l = start_loader(workers, images, NULL, IMAGES);
+    check(pg_loader_next(l, 0, &batch) == PG_ERR_STATE, "nothing to take is an error");
+    for (int b = 0; b < 3; b++) check(pg_loader_push(l, positions, 11, (uint64_t)b * BATCH) == PG_OK, "push");
+    check(pg_loader_push(l, positions, 11, 0) == PG_ERR_STATE, "a full ring is an error");
+    for (int b = 0; b < 3; b++) {
+      check(pg_loader_next(l, 60, &batch) == PG_OK && batch && pg_size(batch, 0) == BATCH, "next");
+      if (workers == 1)
+        first[b] = batch;
+      else {
+        check(!memcmp(pg_data(first[b]), pg_data(batch), sizeof(float) * (size_t)pg_numel(batch)), "workers' number");
+        pg_release(batch);
+      }
+    }
+    for (int b = 0; b < 3; b++) check(pg_loader_push(l, positions, 12, 0) == PG_OK, "push again");
+    if (workers > 1) pg_loader_clear(l);
+    if (workers > 1) check(pg_loader_push(l, positions, 12, 0) == PG_OK, "push after clear");
+    pg_loader_free(l); /* with batches under way */
+  }
+  for (int b = 0; b < 3; b++) pg_release(first[b]);
+  PG_AT(int32_t, positions)[3] = IMAGES;
+  pg_loader *l = start_loader(2, images, NULL, IMAGES);
+  check(pg_loader_push(l, positions, 0, 0) == PG_ERR_ARGUMENT, "a position out of range");
+  pg_loader_free(l);
+  pg_loader_options o = plain;
+  o.std[1] = 0;
+  check(pg_loader_new(&o, images, NULL, IMAGES, &l) == PG_ERR_ARGUMENT, "std 0");
+  check(pg_loader_new(&plain, positions, NULL, IMAGES, &l) == PG_ERR_SHAPE, "images of another shape");
+  check(pg_loader_new(&plain, NULL, NULL, 0, &l) == PG_ERR_ARGUMENT, "no images");
+  pg_release(images), pg_release(positions);
+}
+
+static void test_loader_files(void) {
+  const char *files[4] = {"build/test-loader.png", "build/no-such.png", "build/test-loader.cut", "build"};
+  int64_t shape[3] = {40, 30, 3}, bytes;
+  pg_tensor *picture = NULL, *batch = NULL, *positions = numbered(4, 12), *good = numbered(1, 12);
+  check(pg_new(PG_UINT8, PG_CPU, 3, shape, &picture) == PG_OK, "picture");
+  for (int64_t i = 0; i < pg_numel(picture); i++) PG_AT(uint8_t, picture)[i] = (uint8_t)pg_rng_bits(2, (uint64_t)i);
+  check(pg_image_save(files[0], picture) == PG_OK, "save");
+  uint8_t head[1000];
+  FILE *f = fopen(files[0], "rb");
+  bytes = f ? (int64_t)fread(head, 1, sizeof head, f) : 0;
+  if (f) fclose(f);
+  check(pg_file_write(files[2], 1, (const void *[]){head}, &bytes) == PG_OK, "a cut file");
+  pg_loader *l = start_loader(3, NULL, files, 4);
+  for (int i = 0; i < 5; i++) {
+    check(pg_loader_push(l, positions, 0, 0) == PG_OK && pg_loader_push(l, good, 0, 0) == PG_OK, "push files");
+    check(pg_loader_next(l, 60, &batch) == PG_ERR_FILE && !batch, "a broken file is an error");
+    check(strstr(pg_last_error(), "no-such.png") != NULL, "of the first such file, by name");
+    check(pg_loader_next(l, 60, &batch) == PG_OK && batch, "and the next batch follows");
+    pg_release(batch);
+  }
+  check(pg_loader_push(l, positions, 0, 0) == PG_OK, "push files");
+  pg_loader_free(l);
+  pg_release(picture), pg_release(positions), pg_release(good);
+  remove(files[0]), remove(files[2]);
+}
+
 int main(void) {
   test_philox();
   test_memory();
@@ -170,6 +255,8 @@ int main(void) {
   test_deep_chain();
   test_versions();
   test_errors();
+  test_loader();
+  test_loader_files();
   pg_memory_trim(PG_CPU);
   printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
