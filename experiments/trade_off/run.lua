@@ -19,11 +19,11 @@ local opt = pg.recipe {
 
 local GROUPS = {
   { "baselines", "method=linear_probe,naive,lp_ft" },
-  { "l2sp", "method=l2sp weight=0.003,0.03,0.3,3" },
-  { "ldifs_token", "method=ldifs norm_axis=token weight=10,100,1000,10000" },
-  { "ldifs_channel", "method=ldifs norm_axis=channel weight=10,100,1000,10000" },
-  { "fda", "method=fda weight=3,10,30,100" },
-  { "proxy_fda", "method=proxy_fda weight=3,10,30,100" },
+  { "l2sp", "method=l2sp weight=0.003,0.03,0.3" },
+  { "ldifs_token", "method=ldifs norm_axis=token weight=10,100,1000" },
+  { "ldifs_channel", "method=ldifs norm_axis=channel weight=10,100,1000" },
+  { "fda", "method=fda weight=3,10,30" },
+  { "proxy_fda", "method=proxy_fda weight=3,10,30" },
 }
 
 local wanted = opt.groups ~= "all" and ("," .. opt.groups .. ","):gsub("%s", "") or nil
