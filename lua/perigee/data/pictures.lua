@@ -53,7 +53,7 @@ local function hash(text)
 end
 
 local function cache_path(name, classes, options)
-  local parts = { "1", options.size, options.per_class, options.least }
+  local parts = { "2", options.size, options.per_class, options.least }
   for _, class in ipairs(classes) do
     for _, file in ipairs(class.files) do
       parts[#parts + 1] = file .. lfs.attributes(file, "size") .. ":" .. lfs.attributes(file, "modification")
@@ -86,30 +86,47 @@ local function write_cache(path, dataset)
     files = dataset.files })
 end
 
+-- Some files read on all threads. @return a list of pixels as strings, false where a file is no readable PNG
+local function read(files, size)
+  local paths, images, whole = ffi.new("const char *[?]", #files), ffi.new "pg_tensor *[1]", ffi.new "pg_tensor *[1]"
+  for i, file in ipairs(files) do paths[i - 1] = file end
+  call.check(lib.pg_images_load_reduced(paths, #files, size, images, whole))
+  local pixels, good, list, bytes = call.own(images[0]), call.own(whole[0]), {}, size * size * 3
+  for i = 1, #files do
+    list[i] = good:data()[i - 1] == 1 and ffi.string(pixels:data() + (i - 1) * bytes, bytes)
+  end
+  pixels:free()
+  return list
+end
+
+-- Why a file could not be read.
+local function reason(file, size)
+  local out = ffi.new "pg_tensor *[1]"
+  if lib.pg_image_load_reduced(file, size, out) == 0 then return file .. ": it changed while it was read" end
+  return ffi.string(lib.pg_last_error())
+end
+
 -- Up to per_class distinct pictures of each class, in a fixed random order so that no subfolder crowds out the others.
 local function reduce(where, classes, options)
-  local seen, kept, all, done = {}, {}, 0, 0
+  local seen, kept, all, done, at_once = {}, {}, 0, 0, 64
   local bytes = options.size * options.size * 3
   for _, class in ipairs(classes) do all = all + math.min(#class.files, options.per_class) end
   local bar = require("perigee.progress").new(where .. ": reading pictures", all, { unit = "picture" })
   for c, class in ipairs(classes) do
-    local mine = 0
-    for _, i in ipairs(random.new(0, c):permutation(#class.files)) do
+    local mine, order = 0, random.new(0, c):permutation(#class.files)
+    for start = 1, #order, at_once do
       if mine == options.per_class then break end
-      local out = ffi.new "pg_tensor *[1]"
-      if lib.pg_image_load_reduced(class.files[i], options.size, out) == 0 then
-        local image = call.own(out[0])
-        local pixels = ffi.string(image:data(), bytes)
-        image:free()
-        if not seen[pixels] then
+      local files = {}
+      for i = start, math.min(start + at_once - 1, #order) do files[#files + 1] = class.files[order[i]] end
+      for i, pixels in ipairs(read(files, options.size)) do
+        if not pixels and options.strict then util.raise(where .. ": " .. reason(files[i], options.size)) end
+        if pixels and not seen[pixels] and mine < options.per_class then
           seen[pixels], mine = true, mine + 1
-          kept[#kept + 1] = { pixels = pixels, label = c, file = class.files[i] }
+          kept[#kept + 1] = { pixels = pixels, label = c, file = files[i] }
         end
-      elseif options.strict then
-        util.raise(where .. ": " .. ffi.string(lib.pg_last_error()))
       end
-      done = done + 1
-      bar:step(done)
+      done = done + #files
+      bar:step(math.min(done, all))
     end
     util.check(mine > 0, "%s: class '%s' holds no readable PNG", where, class.name)
   end
