@@ -21,9 +21,9 @@ int64_t pg_shown(int64_t index) { return index + message_base; }
 
 char *pg_shape_text(const pg_tensor *t, char buffer[128]) {
   int used = snprintf(buffer, 128, "(");
-  for (int32_t i = 0; i < t->ndim; i++)
-    used += snprintf(buffer + used, 128 - used, i ? ", %lld" : "%lld", (long long)t->shape[i]);
-  snprintf(buffer + used, 128 - used, ")");
+  for (int32_t i = 0; i < t->ndim && used < 128; i++) /* eight sizes of 2^53 do not all fit */
+    used += snprintf(buffer + used, (size_t)(128 - used), i ? ", %lld" : "%lld", (long long)t->shape[i]);
+  if (used < 128) snprintf(buffer + used, (size_t)(128 - used), ")");
   return buffer;
 }
 

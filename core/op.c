@@ -35,23 +35,50 @@ int32_t pg_op_has_kernel(int32_t op, int32_t device, int32_t dtype, int32_t back
 /* ---- messages ------------------------------------------------------------------------------------------------------
  */
 
-int pg_op_fail(const pg_call *c, const char *format, ...) {
-  char text[512], shape[128];
-  va_list args;
-  va_start(args, format);
-  int used = vsnprintf(text, sizeof text, format, args);
-  va_end(args);
+/* "op: <text>: x (2, 3), y (4, 5)": every input by name and shape. */
+static int fail_with_shapes(int code, const pg_call *c, const char *format, va_list args) {
+  char text[768], shape[128];
+  int room = (int)sizeof text, used = vsnprintf(text, sizeof text, format, args);
   const pg_arg_info *info = c->op->info.inputs;
-  for (int32_t i = 0; i < c->n_in && used < (int)sizeof text; i++) {
+  for (int32_t i = 0; i < c->n_in && used < room; i++) {
     if (c->in[i])
-      used += snprintf(text + used, sizeof text - (size_t)used, "%s %s %s", i ? "," : ":", info->name,
+      used += snprintf(text + used, (size_t)(room - used), "%s %s %s", i ? "," : ":", info->name,
                        pg_shape_text(c->in[i], shape));
     if (!(info->flags & PG_LIST))
       info++;
-    else if (i >= 5)
+    else if (i >= 5 && i < c->n_in - 1) {
+      if (used < room) snprintf(text + used, (size_t)(room - used), " and %d more", c->n_in - 1 - i);
       break;
+    }
   }
-  return pg_fail(PG_ERR_SHAPE, "%s: %s", c->op->info.name, text);
+  return pg_fail(code, "%s: %s", c->op->info.name, text);
+}
+
+int pg_op_fail(const pg_call *c, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  int code = fail_with_shapes(PG_ERR_SHAPE, c, format, args);
+  va_end(args);
+  return code;
+}
+
+static int argument_fail(const pg_call *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static int argument_fail(const pg_call *c, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  int code = fail_with_shapes(PG_ERR_ARGUMENT, c, format, args);
+  va_end(args);
+  return code;
+}
+
+char *pg_place_text(const pg_tensor *t, int64_t i, char buffer[128]) {
+  int64_t place[PG_MAX_DIMS];
+  int used = snprintf(buffer, 128, t->ndim ? "[" : "");
+  for (int32_t d = t->ndim - 1; d >= 0; i /= t->shape[d], d--) place[d] = i % t->shape[d];
+  for (int32_t d = 0; d < t->ndim && used < 128; d++)
+    used += snprintf(buffer + used, (size_t)(128 - used), d ? ", %lld" : "%lld", (long long)pg_shown(place[d]));
+  if (t->ndim && used < 128) snprintf(buffer + used, (size_t)(128 - used), "]");
+  return buffer;
 }
 
 /* ---- for shape rules ------------------------------------------------------------------------------------------------
@@ -71,28 +98,14 @@ int pg_out_like(pg_call *c, int i, const pg_tensor *t) { return pg_out(c, i, t->
 
 int pg_dim(const pg_call *c, const pg_tensor *t, int64_t dim, int32_t *out) {
   int32_t n = PG_MAX(t->ndim, 1);
-  if (dim < -n || dim >= n)
-    return pg_op_fail(c, "dimension %lld does not exist", (long long)(dim < 0 ? dim : pg_shown(dim)));
+  if (dim < -n || dim >= n) return pg_op_fail(c, "dimension %lld does not exist", (long long)pg_position(dim));
   *out = (int32_t)(dim < 0 ? dim + n : dim);
-  return PG_OK;
-}
-
-int pg_broadcast(const pg_call *c, const pg_tensor *a, const pg_tensor *b, int32_t *ndim, int64_t *shape) {
-  if (a->dtype != b->dtype)
-    return pg_fail(PG_ERR_DTYPE, "%s: dtypes differ: a is %s, b is %s", c->op->info.name, pg_dtype_name(a->dtype),
-                   pg_dtype_name(b->dtype));
-  *ndim = PG_MAX(a->ndim, b->ndim);
-  for (int32_t i = 0; i < *ndim; i++) {
-    int32_t at_a = i - (*ndim - a->ndim), at_b = i - (*ndim - b->ndim);
-    int64_t x = at_a < 0 ? 1 : a->shape[at_a], y = at_b < 0 ? 1 : b->shape[at_b];
-    if (x != y && x != 1 && y != 1) return pg_op_fail(c, "shapes do not broadcast");
-    shape[i] = x == 1 ? y : x;
-  }
   return PG_OK;
 }
 
 int pg_check_indices(const pg_call *c, const pg_tensor *index, int64_t n, const char *what) {
   if (index->device != PG_CPU) return PG_OK; /* a device checks in its kernel */
+  char place[128];
   pg_tensor *flat;
   PG_TRY(pg_contiguous((pg_tensor *)index, &flat));
   const int32_t *at = PG_AT(int32_t, flat);
@@ -102,9 +115,15 @@ int pg_check_indices(const pg_call *c, const pg_tensor *index, int64_t n, const 
   int32_t value = bad < 0 ? 0 : at[bad];
   pg_release(flat);
   if (bad < 0) return PG_OK;
-  return pg_fail(PG_ERR_ARGUMENT, "%s: %s[%lld] = %lld is outside %lld..%lld", c->op->info.name, what,
-                 (long long)pg_shown(bad), (long long)pg_shown(value), (long long)pg_shown(0),
-                 (long long)pg_shown(n - 1));
+  return argument_fail(c, "%s%s = %lld is outside %lld..%lld", what, pg_place_text(index, bad, place),
+                       (long long)pg_shown(value), (long long)pg_shown(0), (long long)pg_shown(n - 1));
+}
+
+int pg_check_value(const pg_call *c, const pg_tensor *t, double value) {
+  double lo = t->dtype == PG_UINT8 ? 0 : INT32_MIN, hi = t->dtype == PG_UINT8 ? UINT8_MAX : INT32_MAX;
+  if (pg_is_float(t->dtype) || (value == floor(value) && value >= lo && value <= hi)) return PG_OK;
+  return pg_fail(PG_ERR_ARGUMENT, "%s: value = %.17g is no %s; convert %s to a floating dtype first", c->op->info.name,
+                 value, pg_dtype_name(t->dtype), c->op->info.inputs[0].name);
 }
 
 /* ---- validation
@@ -149,8 +168,9 @@ static int check_params(const pg_op *op, const pg_value *given, pg_value *checke
   for (const pg_param_info *p = op->info.params; p && p->name; p++) {
     pg_value v = given ? given[*count] : (pg_value){0};
     bool is_list = p->kind == PG_P_DIMS || p->kind == PG_P_INTS;
-    if (v.len < 0 || v.len > PG_MAX_DIMS)
-      return pg_fail(PG_ERR_ARGUMENT, "%s: %s has %d values, at most %d", op->info.name, p->name, v.len, PG_MAX_DIMS);
+    int32_t most = p->kind == PG_P_INTS ? PG_MAX_VALUES : PG_MAX_DIMS;
+    if (v.len < 0 || v.len > most)
+      return pg_fail(PG_ERR_ARGUMENT, "%s: %s has %d values, at most %d", op->info.name, p->name, v.len, most);
     if (v.len == 0 && !is_list) {
       if (isnan(p->def)) return pg_fail(PG_ERR_ARGUMENT, "%s: %s is missing: %s", op->info.name, p->name, p->help);
       v.num = p->def;

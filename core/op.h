@@ -98,8 +98,49 @@ int pg_out_like(pg_call *c, int i, const pg_tensor *t);
 int pg_op_fail(const pg_call *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* ^ PG_ERR_SHAPE with "op: <text>: x (2, 3), y (4, 5)": every input by name and shape */
 int pg_dim(const pg_call *c, const pg_tensor *t, int64_t dim, int32_t *out); /* -1 is the last; checks the range */
-int pg_broadcast(const pg_call *c, const pg_tensor *a, const pg_tensor *b, int32_t *ndim, int64_t *shape);
 int pg_check_indices(const pg_call *c, const pg_tensor *index, int64_t n, const char *what); /* each in 0..n-1 */
+/* A position or dimension as the caller wrote it: negative ones are not shifted. */
+static inline int64_t pg_position(int64_t given) { return given < 0 ? given : pg_shown(given); }
+int pg_check_value(const pg_call *c, const pg_tensor *t, double value); /* the parameter `value` fits t's dtype */
+/* "[2, 3]": where row-major element i stands, as messages print it; "" of a scalar */
+char *pg_place_text(const pg_tensor *t, int64_t i, char buffer[128]);
+
+/* ---- broadcast.c ---- */
+int pg_broadcast(const pg_call *c, const pg_tensor *a, const pg_tensor *b, int32_t *ndim, int64_t *shape);
+int pg_stretch(const pg_call *c, const pg_tensor *t, int32_t *ndim, int64_t *shape); /* shape grows to hold t too */
+int pg_sum_to(const pg_tensor *wide, pg_tensor *small); /* small = wide summed over what broadcasting stretched */
+
+enum { PG_WALK_OPERANDS = 3 };
+
+/* Operands against a contiguous output that their shapes broadcast to: run r covers `length` elements of the output,
+ * along which operand k advances by step[k]. */
+typedef struct pg_walk {
+  int32_t ndim; /* dimensions that the runs are counted through */
+  int64_t shape[PG_MAX_DIMS], stride[PG_WALK_OPERANDS][PG_MAX_DIMS];
+  int64_t runs, length, total; /* total > length: one run cut into pieces, the last maybe shorter */
+  int64_t step[PG_WALK_OPERANDS];
+} pg_walk;
+
+pg_walk pg_walk_over(const pg_tensor *out, int operands, const pg_tensor *const *operand);
+
+/* Run r: where each operand begins, where the output does, and how long it is. */
+static inline int64_t pg_walk_at(const pg_walk *w, int64_t r, int operands, int64_t *begin, int64_t *at) {
+  *begin = r * w->length;
+  for (int k = 0; k < operands; k++) at[k] = w->ndim ? 0 : *begin * w->step[k];
+  int64_t rest = r;
+  for (int32_t d = w->ndim - 1; d >= 0; rest /= w->shape[d], d--)
+    for (int k = 0; k < operands; k++) at[k] += rest % w->shape[d] * w->stride[k][d];
+  return w->ndim ? w->length : PG_MIN(w->length, w->total - *begin);
+}
+
+/* The body for every run, with `begin`, `at` and `n` its place, its operands' and its length; runs in parallel. */
+#define PG_EACH_RUN(w, operands, ...)                                                                                  \
+  _Pragma("omp parallel for schedule(static) if ((w).runs > 1 && (w).runs * (w).length > 32768)") for (int64_t r = 0;  \
+                                                                                                       r < (w).runs;   \
+                                                                                                       r++) {          \
+    int64_t begin, at[operands], n = pg_walk_at(&(w), r, operands, &begin, at);                                        \
+    __VA_ARGS__;                                                                                                       \
+  }
 
 /* A dimension in the middle: the tensor seen as (outer, n, inner). */
 static inline void pg_around(const pg_tensor *t, int32_t dim, int64_t *outer, int64_t *n, int64_t *inner) {

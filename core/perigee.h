@@ -17,8 +17,9 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 1,      /* raised whenever this slice changes; compared when the Lua package loads the library */
-  PG_MAX_DIMS = 8, /* most dimensions that a tensor has */
+  PG_ABI = 2,         /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
+  PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
 };
 
@@ -153,9 +154,9 @@ typedef struct pg_op_info {
 } pg_op_info;
 
 typedef struct pg_value {
-  double num;                /* NUMBER */
-  int64_t ints[PG_MAX_DIMS]; /* everything else */
-  int32_t len;               /* how many values are set; 0: not given, the default holds */
+  double num;                  /* NUMBER */
+  int64_t ints[PG_MAX_VALUES]; /* everything else */
+  int32_t len;                 /* how many values are set; 0: not given, the default holds */
 } pg_value;
 
 int32_t pg_op_count(void);

@@ -35,13 +35,17 @@ int pg_new(int32_t dtype, int32_t device, int32_t ndim, const int64_t *shape, pg
   if (dtype < 0 || dtype >= PG_DTYPES) return pg_fail(PG_ERR_DTYPE, "new tensor: unknown dtype %d", dtype);
   if (ndim < 0 || ndim > PG_MAX_DIMS)
     return pg_fail(PG_ERR_SHAPE, "new tensor: %d dimensions, at most %d", ndim, PG_MAX_DIMS);
-  int64_t bytes = (int64_t)pg_dtype_bytes[dtype];
+  pg_tensor asked = {.ndim = ndim}, *t = NULL;
+  int64_t bytes = (int64_t)pg_dtype_bytes[dtype], span = bytes; /* span: as if no size were 0, since strides are so */
+  char text[128];
+  if (ndim) memcpy(asked.shape, shape, sizeof *shape * (size_t)ndim);
   for (int32_t i = 0; i < ndim; i++) {
     if (shape[i] < 0) return pg_fail(PG_ERR_SHAPE, "new tensor: size %lld is negative", (long long)shape[i]);
-    if (__builtin_mul_overflow(bytes, shape[i], &bytes) || bytes > ((int64_t)1 << 46))
-      return pg_fail(PG_ERR_MEMORY, "new tensor: the shape asks for more than 64 TiB");
+    if (__builtin_mul_overflow(span, PG_MAX(shape[i], 1), &span) || span > ((int64_t)1 << 46))
+      return pg_fail(PG_ERR_MEMORY, "new tensor: %s %s asks for more than 64 TiB", pg_dtype_name(dtype),
+                     pg_shape_text(&asked, text));
+    bytes *= shape[i];
   }
-  pg_tensor *t = NULL;
   PG_TRY(tensor_alloc(dtype, device, ndim, shape, &t));
   int status = pg_storage_new(device, (size_t)bytes, &t->storage);
   if (status) return free(t), status;

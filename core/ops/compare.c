@@ -26,32 +26,20 @@ RUNS(double)
 RUNS(int32_t)
 RUNS(uint8_t)
 
-/* The operand's stride along dimension d of the output: 0 where it is stretched or not there. */
-static int64_t stride_along(const pg_tensor *t, const pg_tensor *out, int32_t d) {
-  int32_t own = d - (out->ndim - t->ndim);
-  return own < 0 || t->shape[own] == 1 ? 0 : t->stride[own];
-}
-
 static int compare(pg_call *c, int kind) {
-  const pg_tensor *a = c->in[0], *b = c->in[1], *out = c->out[0];
-  int32_t last = out->ndim - 1;
-  int64_t n = out->ndim ? out->shape[last] : 1, runs = n ? pg_numel(out) / n : 0;
-  int64_t sa = out->ndim ? stride_along(a, out, last) : 0, sb = out->ndim ? stride_along(b, out, last) : 0;
-#pragma omp parallel for schedule(static) if (runs > 1 && runs * n > 32768)
-  for (int64_t r = 0; r < runs; r++) {
-    int64_t at_a = 0, at_b = 0, rest = r;
-    for (int32_t d = last - 1; d >= 0; rest /= out->shape[d], d--) {
-      int64_t step = rest % out->shape[d];
-      at_a += step * stride_along(a, out, d), at_b += step * stride_along(b, out, d);
-    }
-    uint8_t *z = PG_AT(uint8_t, out) + r * n;
-    switch (a->dtype) {
-    case PG_FLOAT32: run_float(kind, n, PG_AT(float, a) + at_a, sa, PG_AT(float, b) + at_b, sb, z); break;
-    case PG_FLOAT64: run_double(kind, n, PG_AT(double, a) + at_a, sa, PG_AT(double, b) + at_b, sb, z); break;
-    case PG_INT32: run_int32_t(kind, n, PG_AT(int32_t, a) + at_a, sa, PG_AT(int32_t, b) + at_b, sb, z); break;
-    default: run_uint8_t(kind, n, PG_AT(uint8_t, a) + at_a, sa, PG_AT(uint8_t, b) + at_b, sb, z);
-    }
-  }
+  const pg_tensor *a = c->in[0], *b = c->in[1];
+  pg_walk w = pg_walk_over(c->out[0], 2, (const pg_tensor *const *)c->in);
+  uint8_t *out = PG_AT(uint8_t, c->out[0]);
+#define RUN_AS(type)                                                                                                   \
+  run_##type(kind, n, PG_AT(type, a) + at[0], w.step[0], PG_AT(type, b) + at[1], w.step[1], out + begin);              \
+  break
+  PG_EACH_RUN(
+      w, 2, switch (a->dtype) {
+        case PG_FLOAT32: RUN_AS(float);
+        case PG_FLOAT64: RUN_AS(double);
+        case PG_INT32: RUN_AS(int32_t);
+        default: RUN_AS(uint8_t);
+      })
   return PG_OK;
 }
 

@@ -1,7 +1,7 @@
 /* embedding.c - one row of a table for each label: y[.., :] = weight[index[..], :].
  *
- * Backward adds each label's gradient to its row, serially in the order of the index, so that a label met twice gets
- * both in a fixed order. */
+ * Backward adds each label's gradient to its row, in the order of the index; threads share blocks of columns, so that a
+ * label met twice gets both terms in a fixed order. */
 #ifdef REAL
 
 static int K(embedding_backward)(pg_call *c) {
@@ -10,15 +10,21 @@ static int K(embedding_backward)(pg_call *c) {
   const int32_t *at = PG_AT(int32_t, c->in[1]);
   const real *g = PG_AT(real, c->grad_out[0]);
   PG_TRY(pg_fill(dw, 0));
-  for (int64_t i = 0; i < count; i++) {
-    real *row = PG_AT(real, dw) + at[i] * width;
-    for (int64_t k = 0; k < width; k++) row[k] += g[i * width + k];
+#pragma omp parallel for schedule(static) if (width > COLUMNS && count * width > 32768)
+  for (int64_t begin = 0; begin < width; begin += COLUMNS) {
+    int64_t end = PG_MIN(begin + COLUMNS, width);
+    for (int64_t i = 0; i < count; i++) {
+      real *row = PG_AT(real, dw) + at[i] * width;
+      for (int64_t k = begin; k < end; k++) row[k] += g[i * width + k];
+    }
   }
   return PG_OK;
 }
 
 #else
 #include "../op.h"
+
+enum { COLUMNS = 64 };
 #define REALS_FILE "ops/embedding.c"
 #include "../reals.h"
 
@@ -36,7 +42,7 @@ static int embedding_forward(pg_call *c) {
 static int embedding_shape(pg_call *c) {
   const pg_tensor *weight = c->in[0], *index = c->in[1];
   int64_t shape[PG_MAX_DIMS];
-  if (weight->ndim != 2) return pg_op_fail(c, "weight must be (V, D)");
+  if (weight->ndim != 2) return pg_op_fail(c, "weight must be (V, D), one row a label");
   if (index->ndim == PG_MAX_DIMS) return pg_op_fail(c, "more than %d dimensions", PG_MAX_DIMS);
   PG_TRY(pg_check_indices(c, index, weight->shape[0], "index"));
   memcpy(shape, index->shape, sizeof shape);

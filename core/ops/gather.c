@@ -1,19 +1,24 @@
-/* gather.c - elements picked, or added to, by position along a dimension. For x (outer, n, inner), index (outer, m,
- * inner): gather       y[o, i, k] = x[o, index[o, i, k], k] scatter_add  y = x, then y[o, index[o, i, k], k] += src[o,
- * i, k]
+/* gather.c - elements picked, or added to, by position along a dimension. For x (outer, n, inner) and index
+ * (outer, m, inner):
  *
- * Each is the other's backward. Sums run in the order of i, and only `outer` is shared among threads, so that a
- * position named twice gets its terms in a fixed order. */
+ *   gather       y[o, i, k] = x[o, index[o, i, k], k]
+ *   scatter_add  y = x, then y[o, index[o, i, k], k] += src[o, i, k]
+ *
+ * Each is the other's backward. Sums run in the order of i; threads share `outer` and blocks of `inner`, which no sum
+ * crosses, so that a position named twice gets its terms in a fixed order. */
 #ifdef REAL
 
 static void K(add_at)(const plan *p, const int32_t *index, const real *from, real *to) {
-#pragma omp parallel for schedule(static) if (p->outer > 1 && p->outer * p->m * p->inner > 32768)
-  for (int64_t o = 0; o < p->outer; o++)
+  int64_t blocks = (p->inner + COLUMNS - 1) / COLUMNS, tasks = p->outer * blocks;
+#pragma omp parallel for schedule(static) if (tasks > 1 && p->outer * p->m * p->inner > 32768)
+  for (int64_t t = 0; t < tasks; t++) {
+    int64_t o = t / blocks, begin = t % blocks * COLUMNS, end = PG_MIN(begin + COLUMNS, p->inner);
     for (int64_t i = 0; i < p->m; i++)
-      for (int64_t k = 0; k < p->inner; k++) {
+      for (int64_t k = begin; k < end; k++) {
         int64_t at = (o * p->m + i) * p->inner + k;
         to[(o * p->n + index[at]) * p->inner + k] += from[at];
       }
+  }
 }
 
 static int K(gather_backward)(pg_call *c) {
@@ -35,6 +40,8 @@ static int K(scatter_add_forward)(pg_call *c) {
 #else
 #include "../op.h"
 
+enum { COLUMNS = 64 };
+
 typedef struct plan {
   int64_t outer, n, m, inner; /* n positions in x, m picked */
 } plan;
@@ -51,7 +58,7 @@ static int make_plan(const pg_call *c, plan *p) {
 #include "../reals.h"
 
 #define PICK(type)                                                                                                     \
-  _Pragma("omp parallel for schedule(static) if (p.outer > 1 && p.outer * p.m * p.inner > 32768)") for (               \
+  _Pragma("omp parallel for collapse(2) schedule(static) if (p.outer * p.m * p.inner > 32768)") for (                  \
       int64_t o = 0; o < p.outer; o++) for (int64_t i = 0; i < p.m; i++) for (int64_t k = 0; k < p.inner; k++) {       \
     int64_t at = (o * p.m + i) * p.inner + k;                                                                          \
     PG_AT(type, to)[at] = PG_AT(type, x)[(o * p.n + index[at]) * p.inner + k];                                         \
@@ -86,7 +93,9 @@ static int check_index(const pg_call *c) {
     return pg_op_fail(c, "x and index need equally many dimensions, at least one");
   for (int32_t d = 0; d < x->ndim; d++)
     if (d != dim && index->shape[d] != x->shape[d])
-      return pg_op_fail(c, "sizes differ outside dimension %lld", (long long)pg_shown(dim));
+      return pg_op_fail(c, "x is %lld wide in dimension %lld, index is %lld; only dimension %lld may differ",
+                        (long long)x->shape[d], (long long)pg_shown(d), (long long)index->shape[d],
+                        (long long)pg_shown(dim));
   return pg_check_indices(c, index, x->shape[dim], "index");
 }
 

@@ -1,8 +1,38 @@
 /* index.c - rows picked by position: y[.., i, ..] = x[.., index_i, ..] along a dimension.
  *
- * Backward adds each picked row's gradient to where it came from, serially in the order of the index, so that a
- * position picked twice gets both in a fixed order. */
+ * Backward adds each picked row's gradient to where it came from, in the order of the index; threads share blocks of
+ * columns, so that a position picked twice gets both terms in a fixed order. */
+#ifdef REAL
+
+static int K(index_backward)(pg_call *c) {
+  int32_t dim;
+  int64_t outer, n, inner, count = pg_numel(c->in[1]);
+  pg_tensor *dx = c->grad_in[0];
+  PG_TRY(pg_dim(c, dx, c->p[0].ints[0], &dim));
+  PG_TRY(pg_fill(dx, 0));
+  pg_around(dx, dim, &outer, &n, &inner);
+  const int32_t *at = PG_AT(int32_t, c->in[1]);
+  const real *g = PG_AT(real, c->grad_out[0]);
+  real *to = PG_AT(real, dx);
+  int64_t blocks = (inner + COLUMNS - 1) / COLUMNS, tasks = outer * blocks;
+#pragma omp parallel for schedule(static) if (tasks > 1 && outer * count * inner > 32768)
+  for (int64_t t = 0; t < tasks; t++) {
+    int64_t o = t / blocks, begin = t % blocks * COLUMNS, end = PG_MIN(begin + COLUMNS, inner);
+    for (int64_t i = 0; i < count; i++) {
+      real *row = to + (o * n + at[i]) * inner;
+      const real *from = g + (o * count + i) * inner;
+      for (int64_t k = begin; k < end; k++) row[k] += from[k];
+    }
+  }
+  return PG_OK;
+}
+
+#else
 #include "../op.h"
+
+enum { COLUMNS = 64 };
+#define REALS_FILE "ops/index.c"
+#include "../reals.h"
 
 static int index_forward(pg_call *c) {
   int32_t dim;
@@ -13,29 +43,9 @@ static int index_forward(pg_call *c) {
   const char *x = pg_data(c->in[0]);
   char *y = pg_data(c->out[0]);
   const int32_t *at = PG_AT(int32_t, c->in[1]);
-  for (int64_t o = 0; o < outer; o++)
-#pragma omp parallel for schedule(static) if (count * (int64_t)bytes > 65536)
-    for (int64_t i = 0; i < count; i++)
-      memcpy(y + (size_t)(o * count + i) * bytes, x + (size_t)(o * n + at[i]) * bytes, bytes);
-  return PG_OK;
-}
-
-static int index_backward(pg_call *c) {
-  int32_t dim;
-  int64_t outer, n, inner, count = pg_numel(c->in[1]);
-  pg_tensor *dx = c->grad_in[0], *g = c->grad_out[0];
-  PG_TRY(pg_dim(c, dx, c->p[0].ints[0], &dim));
-  PG_TRY(pg_fill(dx, 0));
-  pg_around(dx, dim, &outer, &n, &inner);
-  const int32_t *at = PG_AT(int32_t, c->in[1]);
-  for (int64_t o = 0; o < outer; o++)
-    for (int64_t i = 0; i < count; i++) {
-      int64_t to = (o * n + at[i]) * inner, from = (o * count + i) * inner;
-      if (dx->dtype == PG_FLOAT32)
-        for (int64_t k = 0; k < inner; k++) PG_AT(float, dx)[to + k] += PG_AT(float, g)[from + k];
-      else
-        for (int64_t k = 0; k < inner; k++) PG_AT(double, dx)[to + k] += PG_AT(double, g)[from + k];
-    }
+#pragma omp parallel for schedule(static) if (outer * count * (int64_t)bytes > 65536)
+  for (int64_t r = 0; r < outer * count; r++)
+    memcpy(y + (size_t)r * bytes, x + (size_t)(r / count * n + at[r % count]) * bytes, bytes);
   return PG_OK;
 }
 
@@ -61,4 +71,5 @@ const pg_op pg_op_index = {
     .shape = index_shape,
     .needs = PG_NEED_IN(1),
     .forward = PG_ANY(index_forward),
-    .backward = PG_ANY_REAL(index_backward)};
+    .backward = PG_REALS(index_backward)};
+#endif

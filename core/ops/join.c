@@ -31,12 +31,17 @@ static int cat_shape(pg_call *c) {
   for (int32_t i = 1; i < c->n_in; i++) {
     const pg_tensor *t = c->in[i];
     if (t->dtype != c->in[0]->dtype)
-      return pg_fail(PG_ERR_DTYPE, "cat: dtypes differ: %s and %s", pg_dtype_name(c->in[0]->dtype),
-                     pg_dtype_name(t->dtype));
-    if (t->ndim != c->in[0]->ndim) return pg_op_fail(c, "numbers of dimensions differ");
+      return pg_fail(PG_ERR_DTYPE, "cat: dtypes differ: tensor %lld is %s, tensor %lld is %s", (long long)pg_shown(0),
+                     pg_dtype_name(c->in[0]->dtype), (long long)pg_shown(i), pg_dtype_name(t->dtype));
+    if (t->ndim != c->in[0]->ndim)
+      return pg_op_fail(c, "tensor %lld has %d dimensions, tensor %lld has %d", (long long)pg_shown(0), c->in[0]->ndim,
+                        (long long)pg_shown(i), t->ndim);
     for (int32_t d = 0; d < t->ndim; d++)
       if (d != dim && t->shape[d] != shape[d])
-        return pg_op_fail(c, "sizes differ outside dimension %lld", (long long)pg_shown(dim));
+        return pg_op_fail(
+            c, "tensor %lld is %lld wide in dimension %lld, tensor %lld is %lld; only dimension %lld may differ",
+            (long long)pg_shown(0), (long long)shape[d], (long long)pg_shown(d), (long long)pg_shown(i),
+            (long long)t->shape[d], (long long)pg_shown(dim));
     shape[dim] += t->shape[dim];
   }
   return pg_out(c, 0, c->in[0]->dtype, c->in[0]->ndim, shape);
@@ -59,8 +64,7 @@ const pg_op pg_op_cat = {.info = {.name = "cat",
 static int stack_dim(const pg_call *c, int32_t *dim) {
   int64_t given = c->p[0].ints[0], n = c->in[0]->ndim + 1;
   if (given < -n || given >= n)
-    return pg_op_fail(c, "dimension %lld does not exist in the result",
-                      (long long)(given < 0 ? given : pg_shown(given)));
+    return pg_op_fail(c, "dimension %lld does not exist in the result", (long long)pg_position(given));
   *dim = (int32_t)(given < 0 ? given + n : given);
   return PG_OK;
 }
@@ -92,9 +96,11 @@ static int stack_shape(pg_call *c) {
   if (first->ndim == PG_MAX_DIMS) return pg_op_fail(c, "the result would have more than %d dimensions", PG_MAX_DIMS);
   for (int32_t i = 1; i < c->n_in; i++) {
     if (c->in[i]->dtype != first->dtype)
-      return pg_fail(PG_ERR_DTYPE, "stack: dtypes differ: %s and %s", pg_dtype_name(first->dtype),
-                     pg_dtype_name(c->in[i]->dtype));
-    if (!pg_same_shape(first, c->in[i])) return pg_op_fail(c, "shapes differ");
+      return pg_fail(PG_ERR_DTYPE, "stack: dtypes differ: tensor %lld is %s, tensor %lld is %s", (long long)pg_shown(0),
+                     pg_dtype_name(first->dtype), (long long)pg_shown(i), pg_dtype_name(c->in[i]->dtype));
+    if (!pg_same_shape(first, c->in[i]))
+      return pg_op_fail(c, "tensor %lld has another shape than tensor %lld", (long long)pg_shown(i),
+                        (long long)pg_shown(0));
   }
   for (int32_t d = 0; d <= first->ndim; d++) shape[d] = d == dim ? c->n_in : first->shape[d - (d > dim)];
   return pg_out(c, 0, first->dtype, first->ndim + 1, shape);

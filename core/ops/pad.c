@@ -28,13 +28,10 @@ static int pad_backward(pg_call *c) {
 static int pad_shape(pg_call *c) {
   const pg_tensor *x = c->in[0];
   const pg_value *pads = &c->p[0];
-  double value = c->p[1].num, top = x->dtype == PG_UINT8 ? UINT8_MAX : INT32_MAX;
   int64_t shape[PG_MAX_DIMS];
   if (pads->len % 2) return pg_op_fail(c, "pads come in pairs {before, after}, got %d numbers", pads->len);
-  if (pads->len > 2 * x->ndim) return pg_op_fail(c, "pads for %d dimensions", pads->len / 2);
-  if (!pg_is_float(x->dtype) &&
-      !(value == floor(value) && value <= top && value >= (x->dtype == PG_UINT8 ? 0 : -top - 1)))
-    return pg_fail(PG_ERR_ARGUMENT, "pad: value = %g is no %s", value, pg_dtype_name(x->dtype));
+  if (pads->len > 2 * x->ndim) return pg_op_fail(c, "pads for %d dimensions, x has %d", pads->len / 2, x->ndim);
+  PG_TRY(pg_check_value(c, x, c->p[1].num));
   memcpy(shape, x->shape, sizeof shape);
   for (int32_t i = 0; i < pads->len; i++) {
     if (pads->ints[i] < 0 || pads->ints[i] > INT32_MAX)
@@ -49,13 +46,12 @@ const pg_op pg_op_pad = {
              .doc = "x with a margin of one value around its first dimensions",
              .inputs = PG_ARGS({"x", PG_STRIDED, "any shape and dtype"}),
              .outputs = PG_ARGS({"y", 0, "x with before + after added to each padded dimension"}),
-             .params = PG_PARAMS(
-                 PG_INT_LIST("pads",
-                             "{before, after} of each dimension from the first, at most four; the rest get none"),
-                 PG_NUM("value", 0, 0, 0, "what the margin is filled with")),
-             .samples =
-                 PG_SAMPLES("{x = randn(2, 3), pads = {1, 0, 2, 1}}",
-                            "{x = randn(2, 3, 2), pads = {0, 0, 1, 1}, value = -2}", "{x = randn(4), pads = {0, 3}}"),
+             .params =
+                 PG_PARAMS(PG_INT_LIST("pads", "{before, after} of each dimension from the first; the rest get none"),
+                           PG_NUM("value", 0, 0, 0, "what the margin is filled with")),
+             .samples = PG_SAMPLES(
+                 "{x = randn(2, 3), pads = {1, 0, 2, 1}}", "{x = randn(2, 3, 2), pads = {0, 0, 1, 1}, value = -2}",
+                 "{x = randn(4), pads = {0, 3}}", "{x = randn(1, 2, 1, 2, 2), pads = {1, 0, 0, 1, 1, 1, 0, 0, 0, 2}}"),
              .method = 1},
     .shape = pad_shape,
     .forward = PG_ANY(pad_forward),

@@ -158,7 +158,7 @@ static int crop_view(pg_call *c) {
     if (start < 0) start += size;
     if (start < 0 || length < 0 || length > size - start)
       return pg_op_fail(c, "%lld %s from position %lld are not all within %lld", (long long)length, side[i],
-                        (long long)pg_shown(start), (long long)size);
+                        (long long)pg_position(c->p[i].ints[0]), (long long)size);
     shape[h + i] = length, offset += start * x->stride[h + i];
   }
   return pg_view(x, x->ndim, shape, x->stride, offset, &c->out[0]);

@@ -108,7 +108,9 @@ static int order_shape(pg_call *c, int64_t dimension, int64_t k) { /* k < 0: all
   PG_TRY(pg_dim(c, x, dimension, &dim));
   if (!x->ndim) return pg_op_fail(c, "needs at least one dimension");
   if (x->shape[dim] > INT32_MAX) return pg_op_fail(c, "positions do not fit int32");
-  if (k > x->shape[dim]) return pg_op_fail(c, "k = %lld is more than the dimension has", (long long)k);
+  if (k > x->shape[dim])
+    return pg_op_fail(c, "k = %lld is more than the %lld elements of dimension %lld", (long long)k,
+                      (long long)x->shape[dim], (long long)pg_shown(dim));
   memcpy(shape, x->shape, sizeof shape);
   if (k >= 0) shape[dim] = k;
   PG_TRY(pg_out(c, 0, x->dtype, x->ndim, shape));

@@ -136,6 +136,12 @@ UNARY_OP(quick_gelu, "x * sigmoid(1.702 x), the activation of OpenAI's CLIP", "o
          "{x = randn(3, 4)}")
 UNARY_OP(softplus, "log(1 + e^x), without overflow", NULL, X, NULL, "{x = randn(3, 4)}")
 
+static int clamp_shape(pg_call *c) {
+  double lo = c->p[0].num, hi = c->p[1].num;
+  if (!(lo <= hi)) return pg_op_fail(c, "lo = %g and hi = %g; lo must be at most hi", lo, hi);
+  return unary_shape(c);
+}
+
 const pg_op pg_op_clamp = {.info = {.name = "clamp",
                                     .doc = "x limited to lo..hi",
                                     .inputs = PG_ARGS({"x", 0, "any shape, float"}),
@@ -144,7 +150,7 @@ const pg_op pg_op_clamp = {.info = {.name = "clamp",
                                                         PG_NUM("hi", INFINITY, 0, 0, "greatest value")),
                                     .samples = PG_SAMPLES("{x = randn(3, 4), lo = -0.513, hi = 0.717}"),
                                     .method = 1},
-                           .shape = unary_shape,
+                           .shape = clamp_shape,
                            .needs = X,
                            .forward = PG_REALS(clamp_forward),
                            .backward = PG_REALS(clamp_backward)};

@@ -17,10 +17,21 @@ static int view_backward(pg_call *c) {
 
 /* ---- reshape ---- */
 
+static char *sizes_text(const pg_value *sizes, char buffer[128]) { /* "(2, -1)", as the caller wrote it */
+  int used = snprintf(buffer, 128, "(");
+  for (int32_t i = 0; i < sizes->len && used < 100; i++)
+    used += snprintf(buffer + used, (size_t)(128 - used), i ? ", %lld" : "%lld", (long long)sizes->ints[i]);
+  snprintf(buffer + used, (size_t)(128 - used), ")");
+  return buffer;
+}
+
 static int reshape_view(pg_call *c) {
   pg_tensor *x = c->in[0], *flat;
   int64_t shape[PG_MAX_DIMS], stride[PG_MAX_DIMS], known = 1, n = pg_numel(x);
   int32_t ndim = c->p[0].len, open = -1;
+  bool fits = true;
+  char asked[128];
+  if (ndim > PG_MAX_DIMS) return pg_op_fail(c, "%d sizes, at most %d", ndim, PG_MAX_DIMS);
   for (int32_t i = 0; i < ndim; i++) {
     shape[i] = c->p[0].ints[i];
     if (shape[i] == -1 && open < 0)
@@ -28,11 +39,11 @@ static int reshape_view(pg_call *c) {
     else if (shape[i] < 0)
       return pg_op_fail(c, "size %lld; one size may be -1, the others are 0 or more", (long long)shape[i]);
     else
-      known *= shape[i];
+      fits = !__builtin_mul_overflow(known, shape[i], &known) && fits;
   }
-  if (open >= 0) shape[open] = known ? n / known : 0, known *= shape[open];
-  if (known != n)
-    return pg_op_fail(c, "%lld elements do not fill the shape asked for (%lld)", (long long)n, (long long)known);
+  if (!fits || (open < 0 ? known != n : known ? n % known : n))
+    return pg_op_fail(c, "%lld elements do not fill %s", (long long)n, sizes_text(&c->p[0], asked));
+  if (open >= 0) shape[open] = known ? n / known : 0;
   pg_contiguous_strides(ndim, shape, stride);
   PG_TRY(pg_contiguous(x, &flat));
   int status = pg_view(flat, ndim, shape, stride, flat->offset, &c->out[0]);
@@ -86,8 +97,9 @@ static int narrow_view(pg_call *c) {
   if (!x->ndim) return pg_op_fail(c, "a scalar has no dimension");
   if (start < 0) start += x->shape[dim];
   if (start < 0 || length < 0 || length > x->shape[dim] - start)
-    return pg_op_fail(c, "%lld elements from position %lld are not all within %lld", (long long)length,
-                      (long long)pg_shown(start), (long long)x->shape[dim]);
+    return pg_op_fail(c, "%lld elements from position %lld are not all within the %lld of dimension %lld",
+                      (long long)length, (long long)pg_position(c->p[1].ints[0]), (long long)x->shape[dim],
+                      (long long)pg_shown(dim));
   memcpy(shape, x->shape, sizeof shape);
   shape[dim] = length;
   return pg_view(x, x->ndim, shape, x->stride, x->offset + start * x->stride[dim], &c->out[0]);
@@ -101,8 +113,8 @@ static int select_view(pg_call *c) {
   if (!x->ndim) return pg_op_fail(c, "a scalar has no dimension");
   if (at < 0) at += x->shape[dim];
   if (at < 0 || at >= x->shape[dim])
-    return pg_op_fail(c, "position %lld is outside the dimension's %lld", (long long)pg_shown(at),
-                      (long long)x->shape[dim]);
+    return pg_op_fail(c, "position %lld is outside the %lld of dimension %lld", (long long)pg_position(c->p[1].ints[0]),
+                      (long long)x->shape[dim], (long long)pg_shown(dim));
   for (int32_t i = 0, k = 0; i < x->ndim; i++)
     if (i != dim) shape[k] = x->shape[i], stride[k++] = x->stride[i];
   return pg_view(x, x->ndim - 1, shape, stride, x->offset + at * x->stride[dim], &c->out[0]);
@@ -112,7 +124,10 @@ static int unsqueeze_view(pg_call *c) {
   pg_tensor *x = c->in[0];
   int64_t shape[PG_MAX_DIMS], stride[PG_MAX_DIMS], dim = c->p[0].ints[0];
   if (dim < 0) dim += x->ndim + 1;
-  if (dim < 0 || dim > x->ndim || x->ndim == PG_MAX_DIMS) return pg_op_fail(c, "no new dimension can stand there");
+  if (x->ndim == PG_MAX_DIMS) return pg_op_fail(c, "the result would have more than %d dimensions", PG_MAX_DIMS);
+  if (dim < 0 || dim > x->ndim)
+    return pg_op_fail(c, "dimension %lld is outside %lld..%lld of the result", (long long)pg_position(c->p[0].ints[0]),
+                      (long long)pg_shown(0), (long long)pg_shown(x->ndim));
   for (int32_t i = 0, k = 0; i <= x->ndim; i++) {
     if (i == dim)
       shape[i] = 1, stride[i] = 0;
@@ -125,7 +140,8 @@ static int unsqueeze_view(pg_call *c) {
 static int squeeze_view(pg_call *c) {
   int32_t dim;
   PG_TRY(pg_dim(c, c->in[0], c->p[0].ints[0], &dim));
-  if (!c->in[0]->ndim || c->in[0]->shape[dim] != 1) return pg_op_fail(c, "that dimension is not of size 1");
+  if (!c->in[0]->ndim || c->in[0]->shape[dim] != 1)
+    return pg_op_fail(c, "dimension %lld is not of size 1", (long long)pg_position(c->p[0].ints[0]));
   const pg_value at[2] = {c->p[0], {.ints = {0}, .len = 1}};
   pg_call select = {.op = c->op, .n_in = 1, .in = c->in, .p = at};
   PG_TRY(select_view(&select));
@@ -134,36 +150,23 @@ static int squeeze_view(pg_call *c) {
 
 static int expand_view(pg_call *c) {
   pg_tensor *x = c->in[0];
-  int64_t shape[PG_MAX_DIMS], stride[PG_MAX_DIMS];
+  int64_t shape[PG_MAX_DIMS], stride[PG_MAX_DIMS], count = 1;
   int32_t n = c->p[0].len, skip = n - x->ndim;
+  if (n > PG_MAX_DIMS) return pg_op_fail(c, "%d sizes, at most %d", n, PG_MAX_DIMS);
   if (skip < 0) return pg_op_fail(c, "%d sizes for a tensor of %d dimensions", n, x->ndim);
   for (int32_t i = 0; i < n; i++) {
     int64_t own = i < skip ? 1 : x->shape[i - skip], want = c->p[0].ints[i];
     if (want == -1) want = own;
     if (want < 0 || (own != 1 && own != want))
-      return pg_op_fail(c, "size %lld cannot become %lld", (long long)own, (long long)want);
+      return pg_op_fail(c, "dimension %lld of the result cannot be %lld where x has %lld", (long long)pg_shown(i),
+                        (long long)want, (long long)own);
+    if (__builtin_mul_overflow(count, want, &count)) return pg_op_fail(c, "the result has more than 2^63 elements");
     shape[i] = want, stride[i] = i < skip || own == 1 ? 0 : x->stride[i - skip];
   }
   return pg_view(x, n, shape, stride, x->offset, &c->out[0]);
 }
 
-static int expand_backward(pg_call *c) { /* sums over what was stretched, in order */
-  pg_tensor *g = c->grad_out[0], *dx = c->grad_in[0];
-  int32_t skip = g->ndim - dx->ndim;
-  PG_TRY(pg_fill(dx, 0));
-  for (int64_t i = 0, n = pg_numel(g); i < n; i++) {
-    int64_t at = 0, rest = i;
-    for (int32_t d = g->ndim - 1; d >= 0; d--) {
-      if (d >= skip && dx->shape[d - skip] != 1) at += rest % g->shape[d] * dx->stride[d - skip];
-      rest /= g->shape[d];
-    }
-    if (g->dtype == PG_FLOAT32)
-      PG_AT(float, dx)[at] += PG_AT(float, g)[i];
-    else
-      PG_AT(double, dx)[at] += PG_AT(double, g)[i];
-  }
-  return PG_OK;
-}
+static int expand_backward(pg_call *c) { return pg_sum_to(c->grad_out[0], c->grad_in[0]); }
 
 #define VIEW_OP(NAME, DOC, BACKWARD, PARAMS, ...)                                                                      \
   const pg_op pg_op_##NAME = {.info = {.name = #NAME,                                                                  \

@@ -50,8 +50,31 @@ function call.scope(fn)
   return unpack(results, 2)
 end
 
---- A 0-dimensional tensor of the dtype and device of `like`.
-function call.scalar(value, like)
+--- What a message calls a value: never a screenful of a tensor.
+function call.describe(value)
+  if value == nil then return "nothing" end
+  if type(value) == "table" then return "a table" end
+  if type(value) == "string" then return "'" .. value .. "'" end
+  if not is_tensor(value) then return tostring(value) end
+  local sizes = {}
+  for i = 1, lib.pg_ndim(value) do sizes[i] = ("%d"):format(tonumber(lib.pg_size(value, i - 1))) end
+  return ("a tensor (%s) %s"):format(table.concat(sizes, ", "), ffi.string(lib.pg_dtype_name(lib.pg_dtype(value))))
+end
+
+local LIMITS = { [lib.PG_INT32] = { -2 ^ 31, 2 ^ 31 - 1 }, [lib.PG_UINT8] = { 0, 255 } }
+
+--- Raises unless `value` is a number that the dtype (its code) holds without a change.
+function call.fits(where, value, dtype)
+  if type(value) ~= "number" then util.fail(0, "%s: expected a number, got %s", where, call.describe(value)) end
+  local limits = LIMITS[dtype]
+  if limits and not (value % 1 == 0 and value >= limits[1] and value <= limits[2]) then
+    util.fail(0, "%s: %.14g is no %s", where, value, ffi.string(lib.pg_dtype_name(dtype)))
+  end
+end
+
+--- A 0-dimensional tensor of the dtype and device of `like`; `where` is named when the dtype cannot hold the value.
+function call.scalar(value, like, where)
+  call.fits(where, value, lib.pg_dtype(like))
   local out = ffi.new "pg_tensor *[1]"
   call.check(lib.pg_new(lib.pg_dtype(like), lib.pg_device(like), 0, nil, out))
   local t = call.own(out[0])
@@ -111,11 +134,13 @@ local KIND = { NUMBER = lib.PG_P_NUMBER, INTEGER = lib.PG_P_INTEGER, BOOLEAN = l
   DIMS = lib.PG_P_DIMS, INTS = lib.PG_P_INTS, INDEX = lib.PG_P_INDEX, CHOICE = lib.PG_P_CHOICE }
 
 local function wrong(op, param, value, wanted)
-  util.fail(0, "%s: %s must be %s, got %s", op.name, param.name, wanted, tostring(value))
+  util.fail(0, "%s: %s must be %s, got %s", op.name, param.name, wanted, call.describe(value))
 end
 
+local function whole(value) return type(value) == "number" and value % 1 == 0 and math.abs(value) <= 2 ^ 53 end
+
 local function shift(op, param, value) -- 1-based to 0-based; negative ones count from the end in both
-  if type(value) ~= "number" or value % 1 ~= 0 then wrong(op, param, value, "a whole number") end
+  if not whole(value) then wrong(op, param, value, "a whole number") end
   if value == 0 then wrong(op, param, value, "1 or more, or negative to count from the end") end
   return value > 0 and value - 1 or value
 end
@@ -123,10 +148,11 @@ end
 local function set_list(op, param, slot, value)
   if type(value) == "number" then value = { value } end
   if type(value) ~= "table" then wrong(op, param, value, "a number or a list of numbers") end
-  if #value > lib.PG_MAX_DIMS then wrong(op, param, "a list of " .. #value, "at most " .. lib.PG_MAX_DIMS .. " numbers") end
+  local most = param.kind == KIND.DIMS and lib.PG_MAX_DIMS or lib.PG_MAX_VALUES
+  if #value > most then util.fail(0, "%s: %s takes at most %d numbers, got %d", op.name, param.name, most, #value) end
   for i, v in ipairs(value) do
     if param.kind == KIND.DIMS then v = shift(op, param, v)
-    elseif type(v) ~= "number" or v % 1 ~= 0 then wrong(op, param, v, "a list of whole numbers") end
+    elseif not whole(v) then wrong(op, param, v, "a list of whole numbers") end
     slot.ints[i - 1] = v
   end
   slot.len = #value
@@ -148,7 +174,7 @@ local function set(op, param, slot, value)
     if not number then wrong(op, param, value, "one of " .. table.concat(param.words, ", ")) end
     slot.ints[0] = number
   else
-    if type(value) ~= "number" or value % 1 ~= 0 then wrong(op, param, value, "a whole number") end
+    if not whole(value) then wrong(op, param, value, "a whole number") end
     slot.ints[0] = value
   end
 end
@@ -196,7 +222,8 @@ end
 -- ---- the call -----------------------------------------------------------------------------------------------------------------
 
 local apply_id -- op numbers by name, for the shift itself
-local function shifted(t, by) -- an int32 tensor moved between the two index bases
+local function shifted(t, by) -- an int32 tensor moved between the two index bases; the core refuses other dtypes
+  if lib.pg_dtype(t) ~= lib.PG_INT32 then return t end
   local values = Value(1)
   values[0].num, values[0].len = by, 1
   local input, out = Handles(1, t), Handles(1)
@@ -208,14 +235,22 @@ end
 function call.zero_based(t) return shifted(t, -1) end
 
 local function missing(op, input, value)
-  util.fail(0, "%s: %s must be a tensor: %s; got %s", op.name, input.name, input.help,
-    value == nil and "nothing" or type(value) == "table" and "a table" or tostring(value))
+  util.fail(0, "%s: %s must be %s: %s; got %s", op.name, input.name, input.list and "a list of tensors" or "a tensor",
+    input.help, call.describe(value))
 end
 
-local function first_tensor(args, n)
+-- The tensor whose dtype a number takes: the first floating one, else the first int32 one, else the first.
+local function companion(args, n)
+  local best
   for i = 1, n do
-    if is_tensor(args[i]) then return args[i] end
+    local t = args[i]
+    if is_tensor(t) then
+      local dtype = lib.pg_dtype(t)
+      if dtype == lib.PG_FLOAT32 or dtype == lib.PG_FLOAT64 then return t end
+      if not best or (dtype == lib.PG_INT32 and lib.pg_dtype(best) ~= dtype) then best = t end
+    end
   end
+  return best
 end
 
 -- Which args are inputs: returns the handles, how many, and where the parameters begin.
@@ -237,8 +272,8 @@ local function read_inputs(op, args, n)
         handles[count], at = input.index and shifted(value, -1) or value, at + 1
       elseif input.optional then
         if value == nil then at = at + 1 end
-      elseif type(value) == "number" and first_tensor(args, n) then
-        handles[count], at = call.scalar(value, first_tensor(args, n)), at + 1
+      elseif type(value) == "number" and not input.index and companion(args, n) then
+        handles[count], at = call.scalar(value, companion(args, n), op.name), at + 1
       else
         missing(op, input, value)
       end
@@ -264,6 +299,8 @@ local function run(op, handles, count, values)
       results[at] = output.index and shifted(t, 1) or t
     end
   end
+  if at <= 1 then return results[1] end -- one value and no nils behind it, so that {f(x)} has one element
+  if at == 2 then return results[1], results[2] end
   return results[1], results[2], results[3], results[4]
 end
 

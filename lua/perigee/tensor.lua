@@ -33,8 +33,8 @@ local function sizes_of(where, ...)
   if n == 1 and type(args[1]) == "table" then args = args[1] n = #args end
   for i = 1, n do
     local size = args[i]
-    util.check(type(size) == "number" and size >= 0 and size % 1 == 0, "%s: size %d must be a whole number, got %s",
-      where, i, tostring(size))
+    util.check(type(size) == "number" and size >= 0 and size % 1 == 0 and size <= 2 ^ 53,
+      "%s: size %d must be a whole number, got %s", where, i, call.describe(size))
     sizes[i] = size
   end
   return sizes, util.options(where, options, { dtype = "float32", device = "cpu" })
@@ -47,10 +47,15 @@ local function new(sizes, dtype, device)
   return own(out[0])
 end
 
+-- Memory and no values yet.
+local function empty(where, ...)
+  local sizes, options = sizes_of(where, ...)
+  return new(sizes, options.dtype, options.device)
+end
+
 local function filled(where, value)
   return function(...)
-    local sizes, options = sizes_of(where, ...)
-    local t = new(sizes, options.dtype, options.device)
+    local t = empty(where, ...)
     check(lib.pg_fill(t, value))
     return t
   end
@@ -60,15 +65,16 @@ end
 tensor.zeros, tensor.ones = filled("zeros", 0), filled("ones", 1)
 
 --- Memory as it comes: the values are whatever stood there.
-function tensor.empty(...)
-  local sizes, options = sizes_of("empty", ...)
-  return new(sizes, options.dtype, options.device)
-end
+function tensor.empty(...) return empty("empty", ...) end
 
---- pg.full({2, 3}, value, options)
+--- pg.full({2, 3}, value, options); the sizes are one list.
+-- @raises when the dtype is an integer and cannot hold the value
 function tensor.full(sizes, value, options)
-  util.check(type(value) == "number", "full: the value must be a number, got %s", type(value))
-  local t = tensor.empty(sizes, options or {})
+  util.check(type(sizes) == "table" and (options == nil or type(options) == "table"),
+    "full: takes a list of sizes, a value and options; got %s, %s, %s", call.describe(sizes), call.describe(value),
+    call.describe(options))
+  local t = empty("full", sizes, options or {})
+  call.fits("full", value, lib.pg_dtype(t))
   check(lib.pg_fill(t, value))
   return t
 end
@@ -86,22 +92,37 @@ end
 tensor.randn, tensor.rand = random("randn", lib.pg_randn), random("rand", lib.pg_rand)
 
 --- pg.arange(n) is 1..n; pg.arange(first, last, step) includes `last` when the steps meet it.
+-- @param options {dtype = "int32" where first and step are whole, else "float32"; device}
 function tensor.arange(first, last, step, options)
   if type(last) == "table" then options, last = last, nil end
   if type(step) == "table" then options, step = step, nil end
   if not last then first, last = 1, first end
   step = step or 1
+  for _, number in ipairs { first, last, step } do
+    util.check(type(number) == "number" and math.abs(number) < math.huge, "arange: expected a finite number, got %s",
+      call.describe(number))
+  end
   util.check(step ~= 0, "arange: the step is 0")
-  local values = {}
-  for v = first, last, step do values[#values + 1] = v end
-  return tensor.tensor(values, options or { dtype = "int32" })
+  local dtype = first % 1 == 0 and step % 1 == 0 and "int32" or "float32"
+  options = util.options("arange", options, { dtype = dtype, device = "cpu" })
+  local count = math.max(0, math.floor((last - first) / step + 1e-9) + 1) -- so that 0, 0.3, 0.1 meets 0.3
+  local t = empty("arange", { count }, { dtype = options.dtype })
+  if count > 0 then
+    for _, v in ipairs { first, first + step, first + (count - 1) * step } do call.fits("arange", v, lib.pg_dtype(t)) end
+  end
+  local data = t:data()
+  for i = 0, count - 1 do data[i] = first + i * step end
+  return options.device == "cpu" and t or t:to(options.device)
 end
 
 --- The (n, n) identity.
 function tensor.eye(n, options)
-  local flat = {}
-  for i = 1, n * n do flat[i] = (i - 1) % (n + 1) == 0 and 1 or 0 end
-  return tensor.tensor(flat, options):reshape(n, n)
+  options = util.options("eye", options, { dtype = "float32", device = "cpu" })
+  local t = empty("eye", { n, n }, { dtype = options.dtype })
+  check(lib.pg_fill(t, 0))
+  local data = t:data()
+  for i = 0, n - 1 do data[i * (n + 1)] = 1 end
+  return options.device == "cpu" and t or t:to(options.device)
 end
 
 local function measure(value, sizes, depth)
@@ -110,36 +131,37 @@ local function measure(value, sizes, depth)
   if #value > 0 then measure(value[1], sizes, depth + 1) end
 end
 
-local function pour(value, sizes, depth, data, at)
+local function pour(value, sizes, depth, data, at, dtype)
   if depth > #sizes then
-    util.check(type(value) == "number", "tensor: expected a number, got %s", type(value))
+    call.fits("tensor", value, dtype)
     data[at] = value
     return at + 1
   end
   util.check(type(value) == "table" and #value == sizes[depth],
     "tensor: lists of unequal length: dimension %d has %d elements elsewhere", depth, sizes[depth])
-  for i = 1, #value do at = pour(value[i], sizes, depth + 1, data, at) end
+  for i = 1, #value do at = pour(value[i], sizes, depth + 1, data, at, dtype) end
   return at
 end
 
 --- A tensor from nested lists, or from one number (0-dimensional).
+-- @raises on lists of unequal length, on what is no number, and on a number that an integer dtype cannot hold
 function tensor.tensor(value, options)
   options = util.options("tensor", options, { dtype = "float32", device = "cpu" })
   local sizes = {}
   measure(value, sizes, 1)
   local t = new(sizes, options.dtype, "cpu")
-  pour(value, sizes, 1, t:data(), 0)
+  pour(value, sizes, 1, t:data(), 0, lib.pg_dtype(t))
   return options.device == "cpu" and t or t:to(options.device)
 end
 
 --- A random order of 1..n, int32.
 function tensor.randperm(n)
-  local t = new({ n }, "int32", "cpu")
+  local t = empty("randperm", { n }, { dtype = "int32" })
   check(lib.pg_randperm(t:data(), n))
   return t + 1
 end
 
--- ---- asking -----------------------------------------------------------------------------------------------------------------
+-- ---- asking ---------------------------------------------------------------------------------------------------------------
 
 --- The sizes, as a list. methods.dim: how many there are. methods.size(d): one of them; -1 is the last.
 function methods:shape()
@@ -148,18 +170,21 @@ function methods:shape()
   return sizes
 end
 function methods:dim() return lib.pg_ndim(self) end
+local function dimension(where, t, d) -- from 0
+  local n = lib.pg_ndim(t)
+  util.check(type(d) == "number" and d % 1 == 0 and d ~= 0 and d >= -n and d <= n,
+    "%s: dimension %s does not exist: %s", where, call.describe(d), call.describe(t))
+  return d < 0 and d + n or d - 1
+end
 function methods:size(d)
   if d == nil then return self:shape() end
-  local n = lib.pg_ndim(self)
-  local at = d < 0 and d + n or d - 1
-  util.check(at >= 0 and at < n, "size: dimension %d does not exist in a tensor of %d dimensions", d, n)
-  return tonumber(lib.pg_size(self, at))
+  return tonumber(lib.pg_size(self, dimension("size", self, d)))
 end
 function methods:numel() return tonumber(lib.pg_numel(self)) end
 function methods:dtype() return ffi.string(lib.pg_dtype_name(lib.pg_dtype(self))) end
 function methods:device() return ffi.string(lib.pg_device_name(lib.pg_device(self))) end
 function methods:is_contiguous() return lib.pg_is_contiguous(self) ~= 0 end
-function methods:stride(d) return tonumber(lib.pg_stride(self, d - 1)) end
+function methods:stride(d) return tonumber(lib.pg_stride(self, dimension("stride", self, d))) end
 --- A C pointer to the first element (float *, double *, int32_t * or uint8_t *); valid while the tensor lives.
 function methods:data()
   local p = lib.pg_data(self)
@@ -176,11 +201,11 @@ end
 
 --- The one value of a one-element tensor.
 function methods:item()
-  util.check(self:numel() == 1, "item: needs a tensor of one element, this one has %d", self:numel())
+  util.check(self:numel() == 1, "item: needs a tensor of one element, got %s", call.describe(self))
   return tonumber(values(self)[0])
 end
 
---- Nested Lua lists of the values.
+--- Nested Lua lists of the values; of a 0-dimensional tensor, its number.
 function methods:totable()
   local host, sizes, at = values(self), self:shape(), 0
   local function take(depth)
@@ -195,27 +220,37 @@ function methods:totable()
   return take(1)
 end
 
---- One element: t:get(2, 3).
+--- One element: t:get(2, 3); negative positions count from the end.
 function methods:get(...)
-  local t, position = self, { ... }
-  util.check(#position == self:dim(), "get: %d positions for a tensor of %d dimensions", #position, self:dim())
-  for _, i in ipairs(position) do t = t:select(1, i) end
+  local t, n = self, select("#", ...)
+  util.check(n == self:dim(), "get: %d positions for %s", n, call.describe(self))
+  for d = 1, n do
+    local i, size = select(d, ...), self:size(d)
+    util.check(type(i) == "number" and i % 1 == 0 and i ~= 0 and i >= -size and i <= size,
+      "get: position %s is outside 1..%d of dimension %d: %s", call.describe(i), size, d, call.describe(self))
+    t = t:select(1, i)
+  end
   return t:item()
 end
 
--- ---- changing ------------------------------------------------------------------------------------------------------------------
+-- ---- changing -------------------------------------------------------------------------------------------------------------
 
+local function needs_tensor(where, value)
+  util.check(is_tensor(value), "%s: expected a tensor, got %s", where, call.describe(value))
+end
 local function writable(t, where)
   util.check(not (lib.pg_grad_enabled(-1) ~= 0 and lib.pg_requires_grad(t) ~= 0),
     "%s: the tensor requires grad and would be changed in place; do it inside pg.no_grad", where)
 end
 function methods:copy_(source)
   writable(self, "copy_")
+  needs_tensor("copy_", source)
   check(lib.pg_copy(self, source))
   return self
 end
 function methods:fill_(value)
   writable(self, "fill_")
+  call.fits("fill_", value, lib.pg_dtype(self))
   check(lib.pg_fill(self, value))
   return self
 end
@@ -241,7 +276,7 @@ end
 --- Lets go of the memory at once; reading the tensor afterwards is an error.
 function methods:free() lib.pg_free(self) end
 
--- ---- autograd -------------------------------------------------------------------------------------------------------------------
+-- ---- autograd -------------------------------------------------------------------------------------------------------------
 
 function methods:requires_grad_(on)
   check(lib.pg_set_requires_grad(self, on == false and 0 or 1))
@@ -260,6 +295,7 @@ end
 function methods:backward(options)
   if is_tensor(options) then options = { grad = options } end
   options = util.options("backward", options, { grad = util.none, retain = false })
+  if options.grad ~= nil then needs_tensor("backward: grad", options.grad) end
   check(lib.pg_backward(self, options.grad, options.retain and 1 or 0))
 end
 
@@ -272,14 +308,14 @@ function tensor.no_grad(fn, ...)
   return unpack(results, 2)
 end
 
--- ---- operators and the metatype --------------------------------------------------------------------------------------------------
+-- ---- operators and the metatype -------------------------------------------------------------------------------------------
 
 local function binary(name, scalar_name)
   return function(a, b)
     local ops = call.ops
     if scalar_name and type(b) == "number" then return ops[scalar_name].call(a, b) end
     if scalar_name and type(a) == "number" and name ~= "sub" then return ops[scalar_name].call(b, a) end
-    if type(a) == "number" then a = call.scalar(a, b) end
+    if type(a) == "number" then a = call.scalar(a, b, name) end
     return ops[name].call(a, b)
   end
 end
@@ -288,12 +324,12 @@ local subtract = binary("sub")
 local meta = {
   __add = binary("add", "add_scalar"), __mul = binary("mul", "mul_scalar"), __div = binary("div"),
   __sub = function(a, b)
-    if type(b) == "number" then return call.ops.add_scalar.call(a, -b) end
+    if type(b) == "number" and lib.pg_dtype(a) ~= lib.PG_UINT8 then return call.ops.add_scalar.call(a, -b) end
     return subtract(a, b)
   end,
   __pow = function(a, b)
     if type(b) == "number" then return call.ops.pow_scalar.call(a, b) end
-    if type(a) == "number" then a = call.scalar(a, b) end
+    if type(a) == "number" then a = call.scalar(a, b, "pow") end
     return call.ops.pow.call(a, b)
   end,
   __unm = function(a) return call.ops.neg.call(a) end,
@@ -305,11 +341,17 @@ local meta = {
       return own(lib.pg_retain(grad))
     end
     local method = methods[key]
-    if method == nil then util.fail(0, "a tensor has no method '%s'", tostring(key)) end
-    return method
+    if method ~= nil then return method end
+    local names = {}
+    for name in pairs(methods) do names[#names + 1] = name end
+    table.sort(names)
+    local nearest, distance = util.nearest(tostring(key), names)
+    util.fail(0, "a tensor has no method '%s'%s", tostring(key),
+      distance <= 2 and (" (did you mean '" .. nearest .. "'?)") or "")
   end,
   __newindex = function(t, key, value)
     if key ~= "grad" then util.fail(0, "a tensor has no field '%s'; only .grad can be assigned", tostring(key)) end
+    if value ~= nil then needs_tensor("grad", value) end
     check(lib.pg_set_grad(t, value))
   end,
 }
@@ -321,13 +363,44 @@ end
 function methods:index(dim, positions) return call.ops.index.call(self, positions, dim) end
 function methods:gather(dim, positions) return call.ops.gather.call(self, positions, dim) end
 --- The transpose of a matrix.
-function methods:t() return self:transpose(1, 2) end
---- Pieces of `size` along `dim`, the last maybe shorter.
-function methods:split(size, dim)
-  local pieces, n = {}, self:size(dim or 1)
-  for start = 1, n, size do pieces[#pieces + 1] = self:narrow(dim or 1, start, math.min(size, n - start + 1)) end
+function methods:t()
+  util.check(self:dim() == 2, "t: takes a matrix (transpose names two dimensions of others), got %s", call.describe(self))
+  return self:transpose(1, 2)
+end
+
+--- Pieces along `dim` (1 when not given), as a list of views; gradients flow through each.
+-- @param sizes  one size for all pieces, the last maybe shorter, or a list of sizes that add up to the dimension's
+-- @raises when a size is not a whole number of 1 or more (0 or more in a list), or the list does not add up
+function methods:split(sizes, dim)
+  dim = dim or 1
+  dimension("split", self, dim)
+  local n, pieces, start = self:size(dim), {}, 1
+  local one = type(sizes) ~= "table"
+  for i, size in ipairs(one and { sizes } or sizes) do
+    util.check(type(size) == "number" and size % 1 == 0 and size >= (one and 1 or 0),
+      "split: size %d must be a whole number of %d or more, got %s", i, one and 1 or 0, call.describe(size))
+  end
+  if one then
+    local size = sizes
+    sizes = {}
+    for at = 0, n - 1, size do sizes[#sizes + 1] = math.min(size, n - at) end
+  end
+  local total = 0
+  for _, size in ipairs(sizes) do total = total + size end
+  util.check(total == n, "split: sizes {%s} add up to %d, dimension %d has %d: %s", table.concat(sizes, ", "), total, dim, n,
+    call.describe(self))
+  for i, size in ipairs(sizes) do
+    pieces[i], start = self:narrow(dim, start, size), start + size
+  end
   return pieces
 end
+
+--- pg.where(cond, a, b), also cond:where(a, b): a where cond is not 0, else b. Two numbers make a float32 result.
+function tensor.where(cond, a, b, ...)
+  if type(a) == "number" and type(b) == "number" then a = tensor.tensor(a) end
+  return call.ops.where.call(cond, a, b, ...)
+end
+methods.where = tensor.where
 tensor.methods = methods
 
 ffi.metatype("pg_tensor", meta)

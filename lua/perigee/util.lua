@@ -48,14 +48,14 @@ local function distance(a, b)
   return row[#b]
 end
 
---- The word of `list` nearest to `word`, or nil when the list is empty.
+--- The word of `list` nearest to `word` and its edit distance, or nil when the list is empty.
 function util.nearest(word, list)
   local best, least
   for _, candidate in ipairs(list) do
     local d = distance(word:lower(), candidate:lower())
     if not least or d < least then best, least = candidate, d end
   end
-  return best
+  return best, least
 end
 
 --- Lays `given` over `defaults`.
