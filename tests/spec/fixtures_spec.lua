@@ -1,4 +1,4 @@
--- fixtures_spec.lua - ops, values and gradients, against what PyTorch and Pillow computed. tests/fixtures/make_ops.py
+-- fixtures_spec.lua - ops, values and gradients, against what PyTorch, Pillow and faiss computed. tests/fixtures/make_ops.py
 -- made the files, and states each formula once more, independently of this package.
 
 local pg = require "perigee"
@@ -28,6 +28,9 @@ local function check(case, names, fn)
   scored:backward()
   for i, name in ipairs(names) do close(load(case, "d_" .. name), inputs[i].grad, case .. " d_" .. name) end
 end
+
+-- Files count positions from 0.
+local function places(case, name) return load(case, name) + 1 end
 
 -- Files count labels from 0.
 local function labels(case)
@@ -83,6 +86,68 @@ describe("against PyTorch", function()
 
   it("gelu", function() check("gelu", { "x" }, function(x) return x:gelu() end) end)
 
+  it("softmax, log_softmax and normalize along a dimension", function()
+    check("softmax", { "x" }, function(x) return x:softmax(2) end)
+    check("log_softmax", { "x" }, function(x) return x:log_softmax(-1) end)
+    check("normalize", { "x" }, function(x) return x:normalize(2) end)
+  end)
+
+  it("mean, var, logsumexp, max, min and sum over two dimensions", function()
+    check("reductions", { "x" }, function(x)
+      local over = { 1, 3 }
+      return pg.stack { x:mean(over), x:var(over), x:var(over, { unbiased = false }), x:logsumexp(over), x:max(over),
+        x:min(over), x:sum(over) }
+    end)
+  end)
+
+  it("norms of five orders", function()
+    check("norms", { "x" }, function(x)
+      local rows = {}
+      for i, p in ipairs { 0.5, 1, 2, 3.5, math.huge } do rows[i] = x:norm(2, { p = p }) end
+      return pg.stack(rows)
+    end)
+  end)
+
+  it("functions of one element", function()
+    check("activations", { "x" }, function(x)
+      return pg.stack { x:silu(), x:quick_gelu(), x:softplus(), x:tanh(), x:sigmoid(), x:relu(), x:clamp(-0.5, 0.8),
+        x:abs():rsqrt(), (x * x):log(), x:abs() ^ 1.5 }
+    end)
+  end)
+
+  it("functions of two, broadcast", function()
+    check("elementwise", { "a", "b" }, function(a, b)
+      return pg.stack { a + b, a - b, a * b, a / b, a ^ b, a:maximum(b), a:minimum(b) }
+    end)
+    check("where", { "a", "b" }, function(a, b) return load("where", "cond"):where(a, b) end)
+  end)
+
+  it("linear, matmul and pad", function()
+    check("linear", { "input", "weight", "bias" }, function(x, w, b) return pg.linear(x, w, b) end)
+    check("matmul", { "a", "b" }, function(a, b) return a:matmul(b) end)
+    check("pad", { "x" }, function(x) return x:pad({ 1, 1, 0, 1, 2, 0 }, { value = -2.5 }) end)
+  end)
+
+  it("scatter_add, gather, index and embedding", function()
+    check("scatter_add", { "x", "src" }, function(x, src)
+      return x:scatter_add(places("scatter_add", "index"), src, { dim = 2 })
+    end)
+    check("gather", { "x" }, function(x) return x:gather(2, places("gather", "index")) end)
+    check("index", { "x" }, function(x) return x:index(2, places("index", "index")) end)
+    check("embedding", { "weight" }, function(w) return pg.embedding(w, places("embedding", "index")) end)
+  end)
+
+  it("topk, both ways, and sort", function()
+    for _, word in ipairs { "largest", "smallest" } do
+      check("topk_" .. word, { "x" }, function(x)
+        local values, index = x:topk(3, 2, word == "largest")
+        assert.are.same(places("topk", "index_" .. word):totable(), index:totable())
+        return values
+      end)
+    end
+    check("sort", { "x" }, function(x) return (x:sort(1, true)) end)
+  end)
+
   it("five steps of AdamW", function()
     local p, grads = leaf("adamw", "start"), load("adamw", "grads")
     local opt = pg.optim.AdamW({ p }, { lr = 0.03, betas = { 0.8, 0.95 }, eps = 1e-7, weight_decay = 0.1 })
@@ -92,6 +157,16 @@ describe("against PyTorch", function()
     end
     close(load("adamw", "out"), p, "adamw")
   end)
+end)
+
+describe("against faiss", function()
+  for _, metric in ipairs { "l2", "ip", "cosine" } do
+    it("knn by " .. metric, function()
+      local values, index = pg.knn(load("knn", "queries"), load("knn", "database"), { k = 6, metric = metric })
+      assert.are.same(places("knn", metric .. "_index"):totable(), index:totable())
+      close(load("knn", metric .. "_values"), values, metric, 1e-5)
+    end)
+  end
 end)
 
 -- image.resize sums float weights where Pillow has integers of 22 bits, so a sum beside a half may round the other way.
