@@ -4,7 +4,7 @@
  * Shapes are aligned at their last dimension; a size of 1, or a missing dimension, is repeated. */
 #ifdef REAL
 
-enum { K(BLOCK) = 128 };
+enum { K(BLOCK) = 512 };
 
 /* sum[j] += x[j], over one run of kept elements. */
 PG_SIMD static void K(add_run)(int64_t n, const real *restrict x, double *restrict sum) {
@@ -22,12 +22,14 @@ PG_SIMD static double K(total_run)(int64_t n, const real *x) { /* eight partial 
 
 /* One thread owns a block of the result and adds to it in the order of the stretched positions. */
 static void K(sum_to)(const fold *f, const real *x, real *y) {
-  int64_t blocks = (f->width + K(BLOCK) - 1) / K(BLOCK), tasks = f->kept * blocks;
+  int64_t block = PG_MIN(pg_columns(f->kept, f->width), K(BLOCK));
+  int64_t blocks = (f->width + block - 1) / block, tasks = f->kept * blocks;
 #pragma omp parallel for schedule(static) if (tasks > 1 && tasks * f->folded > 256)
   for (int64_t t = 0; t < tasks; t++) {
-    int64_t from = t % blocks * K(BLOCK), n = PG_MIN(K(BLOCK), f->width - from), out = t / blocks;
+    int64_t from = t % blocks * block, n = PG_MIN(block, f->width - from), out = t / blocks;
     int64_t start = from + fold_offset(f->kept_dims, f->kept_shape, f->kept_stride, out);
-    double sum[K(BLOCK)] = {0};
+    double sum[K(BLOCK)];
+    memset(sum, 0, sizeof *sum * (size_t)n);
     for (int64_t s = 0; s < f->folded; s++) {
       const real *run = x + start + fold_offset(f->folded_dims, f->folded_shape, f->folded_stride, s);
       if (f->run > 1)

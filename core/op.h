@@ -142,6 +142,13 @@ static inline int64_t pg_walk_at(const pg_walk *w, int64_t r, int operands, int6
     __VA_ARGS__;                                                                                                       \
   }
 
+/* How many neighbouring columns of (outer, n, inner) a thread takes where sums run along n: no sum crosses columns, so
+ * the result does not depend on it. */
+static inline int64_t pg_columns(int64_t outer, int64_t inner) {
+  int64_t share = (pg_threads() + PG_MAX(outer, 1) - 1) / PG_MAX(outer, 1);
+  return PG_MAX(64, (inner + share - 1) / share);
+}
+
 /* A dimension in the middle: the tensor seen as (outer, n, inner). */
 static inline void pg_around(const pg_tensor *t, int32_t dim, int64_t *outer, int64_t *n, int64_t *inner) {
   *outer = *inner = 1;

@@ -6,13 +6,13 @@
 
 static int K(embedding_backward)(pg_call *c) {
   pg_tensor *dw = c->grad_in[0];
-  int64_t count = pg_numel(c->in[1]), width = dw->shape[1];
+  int64_t count = pg_numel(c->in[1]), width = dw->shape[1], columns = pg_columns(1, width);
   const int32_t *at = PG_AT(int32_t, c->in[1]);
   const real *g = PG_AT(real, c->grad_out[0]);
   PG_TRY(pg_fill(dw, 0));
-#pragma omp parallel for schedule(static) if (width > COLUMNS && count * width > 32768)
-  for (int64_t begin = 0; begin < width; begin += COLUMNS) {
-    int64_t end = PG_MIN(begin + COLUMNS, width);
+#pragma omp parallel for schedule(static) if (width > columns && count * width > 32768)
+  for (int64_t begin = 0; begin < width; begin += columns) {
+    int64_t end = PG_MIN(begin + columns, width);
     for (int64_t i = 0; i < count; i++) {
       real *row = PG_AT(real, dw) + at[i] * width;
       for (int64_t k = begin; k < end; k++) row[k] += g[i * width + k];
@@ -23,8 +23,6 @@ static int K(embedding_backward)(pg_call *c) {
 
 #else
 #include "../op.h"
-
-enum { COLUMNS = 64 };
 #define REALS_FILE "ops/embedding.c"
 #include "../reals.h"
 

@@ -9,10 +9,11 @@
 #ifdef REAL
 
 static void K(add_at)(const plan *p, const int32_t *index, const real *from, real *to) {
-  int64_t blocks = (p->inner + COLUMNS - 1) / COLUMNS, tasks = p->outer * blocks;
+  int64_t columns = pg_columns(p->outer, p->inner), blocks = (p->inner + columns - 1) / columns,
+          tasks = p->outer * blocks;
 #pragma omp parallel for schedule(static) if (tasks > 1 && p->outer * p->m * p->inner > 32768)
   for (int64_t t = 0; t < tasks; t++) {
-    int64_t o = t / blocks, begin = t % blocks * COLUMNS, end = PG_MIN(begin + COLUMNS, p->inner);
+    int64_t o = t / blocks, begin = t % blocks * columns, end = PG_MIN(begin + columns, p->inner);
     for (int64_t i = 0; i < p->m; i++)
       for (int64_t k = begin; k < end; k++) {
         int64_t at = (o * p->m + i) * p->inner + k;
@@ -39,8 +40,6 @@ static int K(scatter_add_forward)(pg_call *c) {
 
 #else
 #include "../op.h"
-
-enum { COLUMNS = 64 };
 
 typedef struct plan {
   int64_t outer, n, m, inner; /* n positions in x, m picked */

@@ -14,10 +14,10 @@ static int K(index_backward)(pg_call *c) {
   const int32_t *at = PG_AT(int32_t, c->in[1]);
   const real *g = PG_AT(real, c->grad_out[0]);
   real *to = PG_AT(real, dx);
-  int64_t blocks = (inner + COLUMNS - 1) / COLUMNS, tasks = outer * blocks;
+  int64_t columns = pg_columns(outer, inner), blocks = (inner + columns - 1) / columns, tasks = outer * blocks;
 #pragma omp parallel for schedule(static) if (tasks > 1 && outer * count * inner > 32768)
   for (int64_t t = 0; t < tasks; t++) {
-    int64_t o = t / blocks, begin = t % blocks * COLUMNS, end = PG_MIN(begin + COLUMNS, inner);
+    int64_t o = t / blocks, begin = t % blocks * columns, end = PG_MIN(begin + columns, inner);
     for (int64_t i = 0; i < count; i++) {
       real *row = to + (o * n + at[i]) * inner;
       const real *from = g + (o * count + i) * inner;
@@ -29,8 +29,6 @@ static int K(index_backward)(pg_call *c) {
 
 #else
 #include "../op.h"
-
-enum { COLUMNS = 64 };
 #define REALS_FILE "ops/index.c"
 #include "../reals.h"
 
