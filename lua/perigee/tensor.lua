@@ -61,7 +61,7 @@ local function filled(where, value)
   end
 end
 
---- pg.zeros(2, 3, {dtype = "float32", device = "cpu"}); so too pg.ones. Sizes may also be one list.
+--- pg.zeros(2, 3, {dtype = "float32", device = "cpu"}). Sizes may also be one list.
 tensor.zeros, tensor.ones = filled("zeros", 0), filled("ones", 1)
 
 --- Memory as it comes: the values are whatever stood there.
@@ -163,7 +163,7 @@ end
 
 -- ---- asking ---------------------------------------------------------------------------------------------------------------
 
---- The sizes, as a list. methods.dim: how many there are. methods.size(d): one of them; -1 is the last.
+--- The sizes, as a list. t:dim(): how many there are. t:size(d): one of them; -1 is the last.
 function methods:shape()
   local sizes = {}
   for i = 1, lib.pg_ndim(self) do sizes[i] = tonumber(lib.pg_size(self, i - 1)) end
@@ -242,6 +242,9 @@ local function writable(t, where)
   util.check(not (lib.pg_grad_enabled(-1) ~= 0 and lib.pg_requires_grad(t) ~= 0),
     "%s: the tensor requires grad and would be changed in place; do it inside pg.no_grad", where)
 end
+
+--- Takes the source's values, converted to this tensor's dtype. So too t:fill_(number) and t:zero_().
+-- @raises when shapes differ, or when the tensor requires grad outside pg.no_grad
 function methods:copy_(source)
   writable(self, "copy_")
   needs_tensor("copy_", source)
@@ -278,12 +281,16 @@ function methods:free() lib.pg_free(self) end
 
 -- ---- autograd -------------------------------------------------------------------------------------------------------------
 
+--- Marks a leaf whose gradient backward() fills in (false: no more); returns the tensor. t.grad reads it, and may be
+-- assigned a tensor of the same shape and dtype, or nil.
 function methods:requires_grad_(on)
   check(lib.pg_set_requires_grad(self, on == false and 0 or 1))
   return self
 end
 function methods:requires_grad() return lib.pg_requires_grad(self) ~= 0 end
 function methods:is_leaf() return lib.pg_is_leaf(self) ~= 0 end
+
+--- The same values without history.
 function methods:detach()
   local out = Out()
   check(lib.pg_detach(self, out))
@@ -359,9 +366,15 @@ local meta = {
 for name, op in pairs(call.ops) do
   if op.method and not methods[name] then methods[name] = op.call end
 end
---- t:index(dim, positions): the op takes its tensors first, the method reads as the field writes it.
+
+--- The op index takes its tensors first; the method reads as the field writes it. So too t:gather(dim, positions) and
+-- t:scatter_add(dim, positions, source).
 function methods:index(dim, positions) return call.ops.index.call(self, positions, dim) end
 function methods:gather(dim, positions) return call.ops.gather.call(self, positions, dim) end
+function methods:scatter_add(dim, positions, source)
+  return call.ops.scatter_add.call(self, positions, source, dim)
+end
+
 --- The transpose of a matrix.
 function methods:t()
   util.check(self:dim() == 2, "t: takes a matrix (transpose names two dimensions of others), got %s", call.describe(self))

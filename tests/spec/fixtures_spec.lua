@@ -130,7 +130,7 @@ describe("against PyTorch", function()
 
   it("scatter_add, gather, index and embedding", function()
     check("scatter_add", { "x", "src" }, function(x, src)
-      return x:scatter_add(places("scatter_add", "index"), src, { dim = 2 })
+      return x:scatter_add(2, places("scatter_add", "index"), src)
     end)
     check("gather", { "x" }, function(x) return x:gather(2, places("gather", "index")) end)
     check("index", { "x" }, function(x) return x:index(2, places("index", "index")) end)

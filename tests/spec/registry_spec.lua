@@ -24,7 +24,7 @@ local function sample(op, text, dtype)
   return setfenv(chunk, environment(dtype))()
 end
 
-local function supports(op, dtype, args)
+local function supports(op, args)
   local ok, result = pcall(call.named, op.name, args)
   if not ok then return false, result end
   return true
@@ -138,7 +138,7 @@ describe("every registered op", function()
         local repeated = results(op, fresh(same))
         for i = 1, #first do assert.are.equal(0, largest_difference(first[i], repeated[i])) end
         local double = sample(op, text, "float64")
-        if supports(op, "float64", fresh(double)) then
+        if supports(op, fresh(double)) then
           pg.seed(7)
           local wide = results(op, fresh(sample(op, text, "float64")))
           for i = 1, #first do
