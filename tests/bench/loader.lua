@@ -1,0 +1,111 @@
+-- loader.lua - images a second through pg.data.loader: cached bytes with every mix of augmentations, and photo-like PNG
+-- files as they are decoded. Medians of five stretches, settings alternating, by wall clock.
+--   luajit tests/bench/loader.lua [workers ...]          default 1 2
+
+local pg = require "perigee"
+local lfs = require "lfs"
+local random = require "perigee.data.random"
+
+local REPEATS, SECONDS, FILES, SIDE = 5, 0.6, 96, 224
+
+-- A photograph's statistics, near enough: smooth shapes at several scales, correlated channels, and sensor noise.
+local function photo(index)
+  local t, draws = pg.empty(SIDE, SIDE, 3, { dtype = "uint8" }), random.new(index)
+  local to, waves = t:data(), {}
+  for i = 1, 8 do
+    local scale = 2 * math.pi * 2 ^ (i / 2) / SIDE
+    local angle = draws:below(628) / 100
+    waves[i] = { scale * math.cos(angle), scale * math.sin(angle), draws:below(628) / 100, 60 / i,
+      0.7 + draws:below(60) / 100, 0.7 + draws:below(60) / 100 }
+  end
+  for y = 0, SIDE - 1 do
+    for x = 0, SIDE - 1 do
+      local r, g, b = 120, 120, 120
+      for i = 1, 8 do
+        local w = waves[i]
+        local v = w[4] * math.sin(w[1] * x + w[2] * y + w[3])
+        r, g, b = r + v, g + v * w[5], b + v * w[6]
+      end
+      local at, grain = (y * SIDE + x) * 3, draws:below(9) - 5
+      to[at] = math.min(math.max(r + grain + draws:below(3), 0), 255)
+      to[at + 1] = math.min(math.max(g + grain + draws:below(3), 0), 255)
+      to[at + 2] = math.min(math.max(b + grain + draws:below(3), 0), 255)
+    end
+  end
+  return t
+end
+
+local function stretch(options)
+  local l = pg.data.loader(options)
+  for _ = 1, 2 do pg.scope(function() l:next() end) end
+  local began, images = pg.now(), 0
+  repeat
+    pg.scope(function() l:next() end)
+    images = images + options.batch
+  until pg.now() - began > SECONDS
+  local rate = images / (pg.now() - began)
+  l:close()
+  return rate
+end
+
+local function median(list)
+  table.sort(list)
+  return list[math.ceil(#list / 2)]
+end
+
+-- One row a case, one column a number of workers; the settings take turns, so that other load on the machine hits all.
+local function compare(cases, workers)
+  local rates = {}
+  for _ = 1, REPEATS do
+    for i, case in ipairs(cases) do
+      for j, w in ipairs(workers) do
+        local options = { workers = w }
+        for key, value in pairs(case.options) do options[key] = value end
+        rates[i .. ":" .. j] = rates[i .. ":" .. j] or {}
+        table.insert(rates[i .. ":" .. j], stretch(options))
+      end
+    end
+  end
+  for i, case in ipairs(cases) do
+    local cells = {}
+    for j in ipairs(workers) do cells[j] = ("%9.0f"):format(median(rates[i .. ":" .. j])) end
+    print(("%-56s %s"):format(case.name, table.concat(cells)))
+  end
+end
+
+local workers = {}
+for i = 1, #arg do workers[i] = assert(tonumber(arg[i]), "workers are numbers") end
+if #workers == 0 then workers = { 1, 2 } end
+print(("%-56s %9s"):format("images a second, by workers", table.concat(workers, "        ")))
+
+local images, labels, draws = pg.empty(4096, 32, 32, 3, { dtype = "uint8" }), {}, random.new(1)
+for i = 0, images:numel() - 1 do images:data()[i] = draws:below(256) - 1 end
+for i = 1, 4096 do labels[i] = 1 end
+local cached = { images = images, labels = labels }
+local function in_memory(name, augment)
+  return { name = "32x32 cached, " .. name, options = { dataset = cached, batch = 256, augment = augment } }
+end
+compare({ in_memory("normalise", {}), in_memory("pad crop, flip", { pad = 4, flip = 0.5 }),
+  in_memory("random resized crop, flip", { crop = { 0.25, 1 }, flip = 0.5 }),
+  in_memory("random resized crop, flip, jitter",
+    { crop = { 0.25, 1 }, flip = 0.5, brightness = 0.4, contrast = 0.4, saturation = 0.4 }) }, workers)
+
+local folder = os.tmpname()
+os.remove(folder)
+assert(lfs.mkdir(folder))
+local files, bytes = {}, 0
+for i = 1, FILES do
+  files[i] = ("%s/%d.png"):format(folder, i)
+  pg.image.save(files[i], photo(i))
+  bytes, labels[i] = bytes + lfs.attributes(files[i], "size"), 1
+end
+local photos = { files = files, labels = { unpack(labels, 1, FILES) } }
+local function decoded(name, size, augment)
+  return { name = ("%dx%d PNG of %d kB, %s"):format(SIDE, SIDE, math.floor(bytes / FILES / 1000 + 0.5), name),
+    options = { dataset = photos, batch = 32, size = size, augment = augment } }
+end
+compare({ decoded("normalise", SIDE, {}), decoded("random resized crop, flip", SIDE, { crop = { 0.25, 1 }, flip = 0.5 }),
+  decoded("to 32x32", 32, {}) }, workers)
+
+for _, file in ipairs(files) do os.remove(file) end
+lfs.rmdir(folder)
