@@ -21,4 +21,19 @@ typedef struct pg_resampling {
 
 int pg_resample(const uint8_t *src, const pg_resampling *r, uint8_t *dst, int64_t dst_stride);
 
+/* ---- png.c, png_quick.c ---------------------------------------------------------------------------------------------
+ */
+
+enum { PG_PNG_MOST_SIDE = 1000000, PG_PNG_MOST_BYTES = 64000000 };
+
+/* v = (c a + 255 (255 - a)) / 255, rounded */
+static inline uint8_t pg_over_white(unsigned color, unsigned alpha) {
+  return (uint8_t)((color * alpha + 255 * (255 - alpha) + 127) / 255);
+}
+
+/* A common PNG in memory, whose bytes are overwritten; false: not one, or a side is longer than most_side. */
+bool pg_png_quick(uint8_t *file, int64_t bytes, int64_t most_side, pg_tensor **out);
+/* quick: by pg_png_quick where it takes the file; otherwise, and for the rest, by libpng. The bytes are the same. */
+int pg_png_load(const char *path, bool quick, pg_tensor **out);
+
 #endif

@@ -7,8 +7,7 @@
 #include <png.h>
 #include <setjmp.h>
 
-static const int64_t MOST_BYTES = 64000000;
-enum { MOST_SIDE = 1000000, MOST_SIZE = 1024 };
+enum { MOST_SIZE = 1024 };
 
 typedef struct reader {
   const char *path;
@@ -36,8 +35,7 @@ static int64_t blocks(int64_t n, int64_t k) { return (n + k - 1) / k; }
 static void take_row(reader *r, int64_t y, uint8_t *rgba) {
   for (int64_t x = 0; x < r->w; x++) { /* in place: RGBA to RGB on white */
     unsigned alpha = rgba[4 * x + 3];
-    for (int c = 0; c < 3; c++)
-      rgba[3 * x + c] = (uint8_t)((rgba[4 * x + c] * alpha + 255 * (255 - alpha) + 127) / 255);
+    for (int c = 0; c < 3; c++) rgba[3 * x + c] = pg_over_white(rgba[4 * x + c], alpha);
   }
   int64_t k = r->block, width = blocks(r->w, k);
   uint8_t *row = PG_AT(uint8_t, r->picture) + y / k * width * 3;
@@ -59,7 +57,7 @@ static void take_row(reader *r, int64_t y, uint8_t *rgba) {
 static int decode(reader *r) {
   if (setjmp(png_jmpbuf(r->png))) return pg_fail(PG_ERR_FILE, "%s: damaged PNG: %s", r->path, r->reason);
   png_init_io(r->png, r->file);
-  png_set_user_limits(r->png, MOST_SIDE, MOST_SIDE);
+  png_set_user_limits(r->png, PG_PNG_MOST_SIDE, PG_PNG_MOST_SIDE);
   png_set_chunk_malloc_max(r->png, 8000000);
   png_set_chunk_cache_max(r->png, 64);
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION /* a fuzzer cannot guess checksums */
@@ -79,11 +77,11 @@ static int decode(reader *r) {
 
   r->block = r->size ? PG_MAX(PG_MAX(r->w, r->h) / (2 * r->size), 1) : 1;
   int64_t shape[3] = {blocks(r->h, r->block), blocks(r->w, r->block), 3};
-  if (shape[0] * shape[1] * 3 > MOST_BYTES)
+  if (shape[0] * shape[1] * 3 > PG_PNG_MOST_BYTES)
     return pg_fail(PG_ERR_FILE, "%s: %lld x %lld pixels are more than 64 MB; load it reduced (thumbnail)", r->path,
                    (long long)r->w, (long long)r->h);
   int64_t rows = passes > 1 ? r->h : 1;
-  if (passes > 1 && r->w * r->h * 4 > MOST_BYTES)
+  if (passes > 1 && r->w * r->h * 4 > PG_PNG_MOST_BYTES)
     return pg_fail(PG_ERR_FILE,
                    "%s: an interlaced PNG of %lld x %lld pixels needs more than 64 MB; save it without interlacing",
                    r->path, (long long)r->w, (long long)r->h);
@@ -105,12 +103,25 @@ static int decode(reader *r) {
   return PG_OK;
 }
 
-static int load(reader *r) {
+/* The whole file in memory and through the quick reader, where it takes it and a whole picture is wanted. */
+static bool load_quickly(reader *r, int64_t bytes) {
+  if (bytes > PG_PNG_MOST_BYTES / 2) return false;
+  uint8_t *file = pg_scratch_alloc((size_t)PG_MAX(bytes, 1));
+  size_t got = file ? fread(file, 1, (size_t)bytes, r->file) : 0;
+  bool taken = pg_png_quick(file, (int64_t)got, r->size ? 4 * r->size - 1 : PG_PNG_MOST_SIDE, &r->picture);
+  pg_scratch_free(file, (size_t)PG_MAX(bytes, 1));
+  if (taken) r->h = r->picture->shape[0], r->w = r->picture->shape[1], r->block = 1;
+  rewind(r->file);
+  return taken;
+}
+
+static int load(reader *r, bool quick) {
   int64_t bytes;
   uint8_t signature[8];
   r->file = pg_file_open(r->path, &bytes);
   if (!r->file) return PG_ERR_FILE;
   int status = PG_OK;
+  if (quick && load_quickly(r, bytes)) return fclose(r->file), PG_OK;
   if (fread(signature, 1, 8, r->file) < 8 || png_sig_cmp(signature, 0, 8)) {
     status = pg_fail(PG_ERR_FILE, "%s: not a PNG file", r->path);
   } else {
@@ -127,18 +138,20 @@ static int load(reader *r) {
   return status;
 }
 
-int pg_image_load(const char *path, pg_tensor **out) {
+int pg_png_load(const char *path, bool quick, pg_tensor **out) {
   reader r = {.path = path};
-  PG_TRY(load(&r));
+  PG_TRY(load(&r, quick));
   return *out = r.picture, PG_OK;
 }
+
+int pg_image_load(const char *path, pg_tensor **out) { return pg_png_load(path, true, out); }
 
 int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out) {
   if (size < 1 || size > MOST_SIZE)
     return pg_fail(PG_ERR_ARGUMENT, "%s: the reduced size must be within 1..%d, got %lld", path, MOST_SIZE,
                    (long long)size);
   reader r = {.path = path, .size = size};
-  PG_TRY(load(&r));
+  PG_TRY(load(&r, true));
   pg_tensor *t = NULL;
   int status = pg_new(PG_UINT8, PG_CPU, 3, (int64_t[]){size, size, 3}, &t);
   if (!status) {
@@ -175,8 +188,8 @@ int pg_image_save(const char *path, pg_tensor *t) {
   if (t->dtype != PG_UINT8 || t->device != PG_CPU || !(grey || (t->ndim == 3 && t->shape[2] == 3)) || !pg_numel(t))
     return pg_fail(PG_ERR_SHAPE, "%s: image.save takes uint8 (H, W, 3) or (H, W) on the CPU, got %s %s", path,
                    pg_dtype_name(t->dtype), pg_shape_text(t, text));
-  if (t->shape[0] > MOST_SIDE || t->shape[1] > MOST_SIDE)
-    return pg_fail(PG_ERR_SHAPE, "%s: a picture side is at most %d pixels", path, MOST_SIDE);
+  if (t->shape[0] > PG_PNG_MOST_SIDE || t->shape[1] > PG_PNG_MOST_SIDE)
+    return pg_fail(PG_ERR_SHAPE, "%s: a picture side is at most %d pixels", path, PG_PNG_MOST_SIDE);
   pg_tensor *src;
   PG_TRY(pg_contiguous(t, &src));
   png_image image = {.version = PNG_IMAGE_VERSION,

@@ -1,6 +1,8 @@
 /* test_core.c - the core's own parts that Lua does not reach, built with AddressSanitizer and UndefinedBehaviorSanitizer.
  * Prints each failure and ends with "N passed, N failed". */
 #include "core.h"
+#include "io/io.h"
+#include <png.h>
 
 static int passed, failed;
 
@@ -161,6 +163,18 @@ static void test_errors(void) {
   pg_release(a), pg_release(b);
 }
 
+static int64_t read_all(const char *path, uint8_t *bytes, size_t most) {
+  FILE *f = fopen(path, "rb");
+  size_t n = f ? fread(bytes, 1, most, f) : 0;
+  if (f) fclose(f);
+  return (int64_t)n;
+}
+
+static void write_all(const char *path, const uint8_t *bytes, int64_t n) {
+  FILE *f = fopen(path, "wb");
+  check(f && fwrite(bytes, 1, (size_t)n, f) == (size_t)n && !fclose(f), "write");
+}
+
 /* ---- loader: the same bits for any number of threads; freed, cleared and broken at any moment without a leak ---- */
 
 static const pg_loader_options plain = {.size = 16,     .workers = 1,        .capacity = 3, .crop_min = 0.2f,
@@ -228,10 +242,8 @@ static void test_loader_files(void) {
   for (int64_t i = 0; i < pg_numel(picture); i++) PG_AT(uint8_t, picture)[i] = (uint8_t)pg_rng_bits(2, (uint64_t)i);
   check(pg_image_save(files[0], picture) == PG_OK, "save");
   uint8_t head[1000];
-  FILE *f = fopen(files[0], "rb");
-  bytes = f ? (int64_t)fread(head, 1, sizeof head, f) : 0;
-  if (f) fclose(f);
-  check(pg_file_write(files[2], 1, (const void *[]){head}, &bytes) == PG_OK, "a cut file");
+  bytes = read_all(files[0], head, sizeof head);
+  write_all(files[2], head, bytes);
   pg_loader *l = start_loader(3, NULL, files, 4);
   for (int i = 0; i < 5; i++) {
     check(pg_loader_push(l, positions, 0, 0) == PG_OK && pg_loader_push(l, good, 0, 0) == PG_OK, "push files");
@@ -246,6 +258,107 @@ static void test_loader_files(void) {
   remove(files[0]), remove(files[2]);
 }
 
+/* ---- PNG: the quick reader gives libpng's bytes, or leaves the file to libpng ---- */
+
+typedef struct kind {
+  int color, channels, filters, depth, interlace;
+  bool alpha, quick; /* a tRNS chunk; whether the quick reader takes it */
+} kind;
+
+static void write_png(const char *path, const kind *k, int w, int h, uint64_t seed) {
+  png_color palette[200];
+  uint8_t alpha[150], row[4096];
+  FILE *f = fopen(path, "wb");
+  png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, NULL, NULL);
+  png_infop info = png_create_info_struct(png);
+  if (!f || setjmp(png_jmpbuf(png))) {
+    check(false, "writing a PNG");
+    return;
+  }
+  png_init_io(png, f);
+  png_set_IHDR(png, info, (png_uint_32)w, (png_uint_32)h, k->depth, k->color, k->interlace, 0, 0);
+  png_set_filter(png, 0, k->filters);
+  png_set_compression_buffer_size(png, 100); /* many IDAT chunks */
+  for (int i = 0; i < 200; i++) {
+    uint32_t bits = pg_rng_bits(seed + 1, (uint64_t)i);
+    palette[i] = (png_color){(uint8_t)bits, (uint8_t)(bits >> 8), (uint8_t)(bits >> 16)};
+    if (i < 150) alpha[i] = (uint8_t)(bits >> 24);
+  }
+  if (k->color == PNG_COLOR_TYPE_PALETTE) png_set_PLTE(png, info, palette, 200);
+  if (k->alpha) png_set_tRNS(png, info, alpha, k->color == PNG_COLOR_TYPE_PALETTE ? 150 : 0, &(png_color_16){0, 5, 5, 5, 5});
+  png_text text = {.compression = PNG_TEXT_COMPRESSION_NONE, .key = "Title", .text = "a test"};
+  png_set_text(png, info, &text, 1);
+  png_write_info(png, info);
+  int passes = png_set_interlace_handling(png);
+  for (int pass = 0; pass < passes; pass++)
+    for (int y = 0; y < h; y++) {
+      for (int i = 0; i < w * k->channels * k->depth / 8; i++) { /* smooth and rough parts: every branch of a filter */
+        uint32_t bits = pg_rng_bits(seed, (uint64_t)(y * 4096 + i));
+        row[i] = (uint8_t)(bits & 256 ? bits : (unsigned)(y * 3 + i));
+        if (k->color == PNG_COLOR_TYPE_PALETTE) row[i] %= 200;
+      }
+      png_write_row(png, row);
+    }
+  png_write_end(png, info);
+  png_destroy_write_struct(&png, &info);
+  fclose(f);
+}
+
+static void check_same(const char *path, bool must_load, const char *what) {
+  pg_tensor *a = NULL, *b = NULL;
+  char reason[1024];
+  int quick = pg_png_load(path, true, &a);
+  snprintf(reason, sizeof reason, "%s", pg_last_error());
+  int slow = pg_png_load(path, false, &b);
+  check(quick == slow && (!must_load || !slow), what);
+  if (quick && slow) check(!strcmp(reason, pg_last_error()) && !strchr(reason, '\n'), "the same one line of error");
+  if (!quick && !slow)
+    check(pg_same_shape(a, b) && !memcmp(pg_data(a), pg_data(b), (size_t)pg_numel(a)), what);
+  pg_release(a), pg_release(b);
+}
+
+static void test_png(void) {
+  enum { ROOM = 1 << 17 };
+  static uint8_t bytes[ROOM], copy[ROOM];
+  static const char path[] = "build/test-quick.png";
+  static const int filters[6] = {PNG_FILTER_NONE, PNG_FILTER_SUB,   PNG_FILTER_UP,
+                                 PNG_FILTER_AVG,  PNG_FILTER_PAETH, PNG_ALL_FILTERS};
+  const kind kinds[] = {{PNG_COLOR_TYPE_GRAY, 1, 0, 8, 0, false, true},
+                        {PNG_COLOR_TYPE_RGB, 3, 0, 8, 0, false, true},
+                        {PNG_COLOR_TYPE_PALETTE, 1, 0, 8, 0, false, true},
+                        {PNG_COLOR_TYPE_PALETTE, 1, 0, 8, 0, true, true},
+                        {PNG_COLOR_TYPE_GRAY_ALPHA, 2, 0, 8, 0, false, true},
+                        {PNG_COLOR_TYPE_RGB_ALPHA, 4, 0, 8, 0, false, true},
+                        {PNG_COLOR_TYPE_RGB, 3, 0, 8, 0, true, false},
+                        {PNG_COLOR_TYPE_RGB, 3, 0, 16, 0, false, false},
+                        {PNG_COLOR_TYPE_RGB_ALPHA, 4, 0, 8, PNG_INTERLACE_ADAM7, false, false}};
+  for (int i = 0; i < (int)(sizeof kinds / sizeof *kinds); i++)
+    for (int f = 0; f < 6; f++)
+      for (int size = 0; size < 3; size++) {
+        kind k = kinds[i];
+        k.filters = filters[f];
+        int w = (int[]){1, 37, 64}[size], h = (int[]){5, 29, 1}[size];
+        write_png(path, &k, w, h, (uint64_t)(i * 100 + f * 10 + size));
+        check_same(path, true, "the quick reader's bytes are libpng's");
+        int64_t n = read_all(path, bytes, ROOM);
+        pg_tensor *t = NULL;
+        memcpy(copy, bytes, (size_t)n);
+        check(pg_png_quick(copy, n, 1000, &t) == k.quick, "the quick reader takes the common kinds");
+        if (t) pg_release(t), t = NULL;
+        memcpy(copy, bytes, (size_t)n);
+        check(!pg_png_quick(copy, n, PG_MAX(w, h) - 1, &t), "and none with a longer side");
+        for (uint64_t m = 0; m < 12; m++) { /* damage: a byte, or the end */
+          uint64_t where = pg_rng_bits((uint64_t)i, m * 2 + 1) % (uint64_t)n;
+          memcpy(copy, bytes, (size_t)n);
+          copy[where] ^= (uint8_t)(1 << m % 8);
+          int64_t kept = m % 4 == 3 ? (int64_t)where : n;
+          write_all(path, copy, kept); /* not pg_file_write: flushing 2,000 files to the disk takes long */
+          check_same(path, false, "a damaged file is libpng's");
+        }
+      }
+  remove(path);
+}
+
 int main(void) {
   test_philox();
   test_memory();
@@ -255,6 +368,7 @@ int main(void) {
   test_deep_chain();
   test_versions();
   test_errors();
+  test_png();
   test_loader();
   test_loader_files();
   pg_memory_trim(PG_CPU);
