@@ -143,7 +143,7 @@ local function check_against_ops(data, size, method, augment)
     for i, position in ipairs(positions) do
       local want = pg.data.to_float(augmented(data.images:select(1, position), o, 3, sample),
         { mean = { 0.4, 0.5, 0.6 }, std = 0.3 })
-      assert.are.equal(bytes_of(want), bytes_of(images:narrow(1, i, 1):contiguous()))
+      assert.is_true(bytes_of(want) == bytes_of(images:narrow(1, i, 1):contiguous()))
       assert.are.equal(position % 3 + 1, labels:get(i))
       sample = sample + 1
     end
@@ -161,8 +161,8 @@ describe("loader stream", function()
     for _ = 1, 11 do
       local images, labels = l:next()
       local want, want_labels = b:next()
-      assert.are.equal(bytes_of(want), bytes_of(images))
-      assert.are.equal(bytes_of(want_labels), bytes_of(labels))
+      assert.is_true(bytes_of(want) == bytes_of(images))
+      assert.is_true(bytes_of(want_labels) == bytes_of(labels))
       assert.are.same({ 5, 3, 8, 8 }, images:shape())
     end
     l:close()
@@ -182,7 +182,7 @@ describe("loader stream", function()
     check_against_ops(dataset(17, 30), 8, "bicubic", {})
     check_against_ops(dataset(30, 17), 9, "bilinear", {})
     check_against_ops(dataset(7, 12), 20, "bicubic", {})
-    check_against_ops(dataset(8, 13), 8, "bicubic", {}) -- only cut
+    check_against_ops(dataset(8, 11), 8, "bicubic", {}) -- only cut, at 1.5: halves go to even
   end)
 
   it("jitters brightness, contrast and saturation within their bounds and by the stated formulas", function()
