@@ -1,5 +1,6 @@
 -- loader.lua - images a second through pg.data.loader: cached bytes with every mix of augmentations, and photo-like PNG
--- files as they are decoded. Medians of five stretches, settings alternating, by wall clock.
+-- files as they are decoded. Medians of five stretches, settings alternating, by wall clock; then the
+-- median per second of processor time, of all threads together, which other load on the machine disturbs less.
 --   luajit tests/bench/loader.lua [workers ...]          default 1 2
 
 local pg = require "perigee"
@@ -38,14 +39,14 @@ end
 local function stretch(options)
   local l = pg.data.loader(options)
   for _ = 1, 2 do pg.scope(function() l:next() end) end
-  local began, images = pg.now(), 0
+  local began, used, images = pg.now(), os.clock(), 0
   repeat
     pg.scope(function() l:next() end)
     images = images + options.batch
   until pg.now() - began > SECONDS
-  local rate = images / (pg.now() - began)
+  local rate, per_cpu = images / (pg.now() - began), images / (os.clock() - used)
   l:close()
-  return rate
+  return rate, per_cpu
 end
 
 local function median(list)
@@ -55,28 +56,32 @@ end
 
 -- One row a case, one column a number of workers; the settings take turns, so that other load on the machine hits all.
 local function compare(cases, workers)
-  local rates = {}
+  local rates, per_cpu = {}, {}
   for _ = 1, REPEATS do
     for i, case in ipairs(cases) do
       for j, w in ipairs(workers) do
         local options = { workers = w }
         for key, value in pairs(case.options) do options[key] = value end
-        rates[i .. ":" .. j] = rates[i .. ":" .. j] or {}
-        table.insert(rates[i .. ":" .. j], stretch(options))
+        rates[i .. ":" .. j], per_cpu[i] = rates[i .. ":" .. j] or {}, per_cpu[i] or {}
+        local rate, of_cpu = stretch(options)
+        table.insert(rates[i .. ":" .. j], rate)
+        table.insert(per_cpu[i], of_cpu)
       end
     end
   end
   for i, case in ipairs(cases) do
     local cells = {}
     for j in ipairs(workers) do cells[j] = ("%9.0f"):format(median(rates[i .. ":" .. j])) end
-    print(("%-56s %s"):format(case.name, table.concat(cells)))
+    print(("%-56s %s %12.0f"):format(case.name, table.concat(cells), median(per_cpu[i])))
   end
 end
 
 local workers = {}
 for i = 1, #arg do workers[i] = assert(tonumber(arg[i]), "workers are numbers") end
 if #workers == 0 then workers = { 1, 2 } end
-print(("%-56s %9s"):format("images a second, by workers", table.concat(workers, "        ")))
+local heads = {}
+for i, w in ipairs(workers) do heads[i] = ("%9d"):format(w) end
+print(("%-56s %s %12s"):format("images a second, by workers", table.concat(heads), "a CPU second"))
 
 local images, labels, draws = pg.empty(4096, 32, 32, 3, { dtype = "uint8" }), {}, random.new(1)
 for i = 0, images:numel() - 1 do images:data()[i] = draws:below(256) - 1 end
