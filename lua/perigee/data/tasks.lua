@@ -131,8 +131,6 @@ local function find(name)
   util.fail(0, "task: unknown task '%s' (did you mean '%s'?)", tostring(name), util.nearest(tostring(name), names))
 end
 
-local loaded = {} -- the fixed parts of picture sources, read once
-
 -- Up to `want[part]` images of each part, every class keeping its share; all when the part has fewer.
 local function take(dataset, fractions, seed)
   local total, n = 0, dataset.labels:numel()
@@ -164,8 +162,7 @@ function tasks.task(name, options)
     end
     return result
   end
-  loaded[name] = loaded[name] or task.parts()
-  local parts = loaded[name]
+  local parts = task.parts()
   local drawn = take(parts.train, { train = want.train, val = want.val }, want.seed)
   result.train, result.val = drawn.train, drawn.val
   local whole = want.test >= parts.test.labels:numel()
