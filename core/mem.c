@@ -2,8 +2,9 @@
  *
  * Freed blocks are kept by size class and handed out again: a training step asks for the same sizes every time, and the
  * first touch of fresh pages costs more than most kernels. Sizes are rounded to a sixteenth of their power of two, so
- * at most 1/16 is wasted. The cache holds at most as much as was ever live at once (and a quarter of the machine's
- * memory); what exceeds that goes back to the system, the longest unused first, so that the sizes in use stay.
+ * at most 1/16 is wasted. Live and cached bytes together stay within 5/4 of what was ever live at once (and the cache
+ * within a quarter of the machine's memory); what exceeds that goes back to the system, the longest unused first, so
+ * that the sizes in use stay.
  */
 #include "core.h"
 #include <pthread.h>
@@ -103,6 +104,12 @@ static void trim_to(int32_t device, size_t limit) {
   }
 }
 
+/* What the cache may hold now. */
+static size_t cache_room(const pg_memory *stats) {
+  int64_t room = stats->peak + stats->peak / 4 - stats->live;
+  return PG_MAX(CACHE_LEAST, PG_MIN(cache_most(), (size_t)PG_MAX(room, 0)));
+}
+
 /* Counts a tensor along where asked, so that one turn of the lock serves both. */
 static int block_take(int32_t device, size_t bytes, void **data, size_t *capacity, int64_t tensor) {
   const pg_device_vtable *vtable = pg_device_get(device);
@@ -125,6 +132,7 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
     stats->live += (int64_t)*capacity;
     stats->peak = PG_MAX(stats->peak, stats->live);
     stats->tensors += tensor;
+    trim_to(device, cache_room(stats));
   }
   int64_t live = stats->live, tensors = stats->tensors;
   pthread_mutex_unlock(&lock);
@@ -145,7 +153,7 @@ static void block_give(int32_t device, void *data, size_t capacity, int64_t tens
   if (b) {
     b->data = data, b->capacity = capacity;
     cache_push(device, k, b);
-    trim_to(device, PG_MAX(CACHE_LEAST, PG_MIN(cache_most(), (size_t)stats->peak)));
+    trim_to(device, cache_room(stats));
   } else {
     devices[device]->free(data, capacity);
   }
