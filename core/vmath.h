@@ -53,10 +53,10 @@ static inline __attribute__((always_inline)) float v_log1p_f32(float u) {
 }
 
 /* The normal distribution at 0 <= t <= 13.5, beyond which both are 0 in float: density phi = e^(-t^2/2) / sqrt(2 pi),
- * and tail Q(t) = erfc(t / sqrt 2) / 2. t >= 1:  Q = e^(-t^2/2) d P((t - 3.5) d),  d = 1 / (t + 3.5)   (Shepherd and
- * Laframboise, Math. Comp. 36, 1981) t < 1:   Q = 1/2 - t R(t^2) with minimax P and R, relative errors 7e-9 and 7e-10.
- * t^2 is taken in two parts, since the exponential multiplies the rounding error of its argument by t^2. Q is then
- * within 5 units in the last place everywhere, 1 below t = 1. */
+ * and tail Q(t) = erfc(t / sqrt 2) / 2. t >= 1.25:  Q = e^(-t^2/2) d P((t - 2.5) d),  d = 1 / (t + 2.5)   (Shepherd and
+ * Laframboise, Math. Comp. 36, 1981) t < 1.25:   Q = 1/2 - t R(t^2) with minimax P and R, relative errors 5e-8 and
+ * 1e-8. t^2 is taken in two parts, since the exponential multiplies the rounding error of its argument by t^2. Q is
+ * then within 6 units in the last place however far out. */
 static inline __attribute__((always_inline)) float v_normal_tail_f32(float t, float *density) {
   union {
     float f;
@@ -64,14 +64,13 @@ static inline __attribute__((always_inline)) float v_normal_tail_f32(float t, fl
   } high = {.f = t};
   high.i &= 0xfffff000u; /* 12 bits: its square is exact */
   float low = t - high.f, e = v_decay_f32(-0.5f * high.f * high.f, -0.5f * low * (t + high.f));
-  float d = 1.0f / (t + 3.5f), u = (t - 3.5f) * d;
-  float p = -0.0031753098592f + u * (-0.0004949430003762f + u * (0.0004218966932967f + u * 0.0001106884810724f));
-  p = -0.1160530373454f + u * (0.0174063779413700f + u * (0.0064931157976388f + u * p));
-  p = 0.7444160580635f + u * (-0.5655617713928f + u * (0.3154250383377f + u * p));
-  float s = t * t, near = -0.0011863299878f + s * (0.0001134863705f + s * -0.0000076542083f);
-  near = 0.3989422917366f + s * (-0.0664903596044f + s * (0.0099733229727f + s * near));
+  float d = 1.0f / (t + 2.5f), u = (t - 2.5f) * d;
+  float p = -0.0164441782981f + u * (-0.0014504359569f + u * 0.0027105833869f);
+  p = 0.7066566348076f + u * (-0.4336919188499f + u * (0.1319907158613f + u * (0.0092269573361f + u * p)));
+  float s = t * t, near = -0.0011838371865f + s * (0.0001110411249f + s * -0.0000068094910f);
+  near = 0.3989422619343f + s * (-0.0664902105927f + s * (0.0099722826853f + s * near));
   *density = 0.398942280f * e;
-  return t < 1 ? 0.5f - t * near : e * (d * p);
+  return t < 1.25f ? 0.5f - t * near : e * (d * p);
 }
 
 /* gelu(x) = x Phi(x), Phi(x) = 1 - Q(x): written as max(x, 0) - |x| Q(|x|), nothing cancels on the negative side. */

@@ -4,16 +4,12 @@
  *   dx = rstd * (g - mean(g) - xh * mean(g * xh)),  dweight = sum over rows of dy * xh,  dbias = sum over rows of dy.
  * The sums over rows are taken in fixed blocks, so their bits do not depend on the number of threads. */
 #ifdef REAL
+#include "../lanes.h"
 
 PG_SIMD static void K(norm_row)(int64_t n, const real *restrict x, const real *restrict w, const real *restrict b,
                                 real eps, real *restrict y, real *mean_out, real *rstd_out) {
-  real sum = 0, square = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; i++) sum += x[i];
-  real mean = sum / (real)n;
-#pragma omp simd reduction(+ : square)
-  for (int64_t i = 0; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
-  real rstd = 1 / R(sqrt)(square / (real)n + eps);
+  real mean = K(power_sum)(n, x, 0, 1) / (real)n;
+  real rstd = 1 / R(sqrt)(K(power_sum)(n, x, mean, 2) / (real)n + eps);
   if (w && b)
     for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * rstd * w[i] + b[i];
   else

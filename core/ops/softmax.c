@@ -4,11 +4,16 @@
  *                                  log_softmax  dx = dy - e^y * sum_j dy_j */
 #ifdef REAL
 
-PG_SIMD static void K(softmax_row)(int64_t n, const real *restrict x, const real *restrict none, real *restrict y) {
-  (void)none;
-  real top = x[0], sum = 0;
+static inline __attribute__((always_inline)) real K(greatest)(int64_t n, const real *restrict x) {
+  real top = x[0];
 #pragma omp simd reduction(max : top)
   for (int64_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
+  return top;
+}
+
+PG_SIMD static void K(softmax_row)(int64_t n, const real *restrict x, const real *restrict none, real *restrict y) {
+  (void)none;
+  real top = K(greatest)(n, x), sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; i++) {
     real e = K(v_decay)(x[i] - top, 0);
@@ -20,9 +25,7 @@ PG_SIMD static void K(softmax_row)(int64_t n, const real *restrict x, const real
 
 PG_SIMD static void K(log_softmax_row)(int64_t n, const real *restrict x, const real *restrict none, real *restrict y) {
   (void)none;
-  real top = x[0], sum = 0;
-#pragma omp simd reduction(max : top)
-  for (int64_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
+  real top = K(greatest)(n, x), sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; i++) sum += K(v_decay)(x[i] - top, 0);
   real shift = top + R(log)(sum);

@@ -74,12 +74,17 @@ static int K(clamp_backward)(pg_call *c) {
 #include "../op.h"
 #include "../vmath.h"
 
-/* Pieces of 16 Ki elements, shared out among the threads; the body sees begin and length. */
+/* Pieces of 16 Ki elements, shared out among the threads; the body sees begin and length. A small tensor does without
+ * the parallel region: even one of a single thread makes a system call when it ends. */
 #define EACH_PIECE(t, body)                                                                                            \
   enum { PIECE = 16384 };                                                                                              \
   int64_t total = pg_numel(t);                                                                                         \
-  _Pragma("omp parallel for schedule(static) if (total > 2 * PIECE)") for (int64_t begin = 0; begin < total;           \
-                                                                           begin += PIECE) {                           \
+  if (total <= 2 * PIECE) {                                                                                            \
+    int64_t begin = 0, length = total;                                                                                 \
+    body;                                                                                                              \
+    return PG_OK;                                                                                                      \
+  }                                                                                                                    \
+  _Pragma("omp parallel for schedule(static)") for (int64_t begin = 0; begin < total; begin += PIECE) {                \
     int64_t length = PG_MIN(PIECE, total - begin);                                                                     \
     body;                                                                                                              \
   }                                                                                                                    \
