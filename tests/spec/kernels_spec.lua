@@ -75,3 +75,53 @@ describe("softmax", function()
     end
   end)
 end)
+
+describe("one thread and two give the same bits", function()
+  local function both(fn)
+    local results, before = {}, pg.threads()
+    for threads = 1, 2 do
+      pg.threads(threads)
+      pg.seed(7)
+      results[threads] = fn():totable()
+    end
+    pg.threads(before)
+    assert.are.same(results[1], results[2])
+  end
+
+  it("in cross_entropy and its gradient", function()
+    both(function()
+      local z, labels = pg.randn(1500, 40, { dtype = "float64" }):requires_grad_(true), {}
+      for i = 1, 1500 do labels[i] = i % 40 + 1 end
+      local loss = pg.cross_entropy(z, pg.tensor(labels, { dtype = "int32" }), { label_smoothing = 0.1 })
+      loss:backward()
+      return pg.cat({ z.grad:reshape(1500 * 40), loss:detach():reshape(1) }, 1)
+    end)
+  end)
+
+  it("in layer_norm's gradients", function()
+    both(function()
+      local w, b = pg.ones(96):requires_grad_(true), pg.zeros(96):requires_grad_(true)
+      pg.layer_norm(pg.randn(1000, 96), w, b):backward(pg.randn(1000, 96))
+      return pg.cat({ w.grad, b.grad }, 1)
+    end)
+  end)
+
+  it("in the norm that clipping returns", function()
+    both(function()
+      local p = pg.zeros(300, 400):requires_grad_(true)
+      p.grad = pg.randn(300, 400)
+      local norm = pg.optim.clip_grad_norm({ p }, 1)
+      return pg.cat({ pg.tensor({ pg.is_tensor(norm) and norm:item() or norm }), p.grad:reshape(120000) }, 1)
+    end)
+  end)
+end)
+
+it("backward leaves the gradient that it was given as it was", function()
+  local x = pg.randn(5, 4):requires_grad_(true)
+  local logits = pg.randn(2, 5, 3):requires_grad_(true)
+  local _, pooling = pg.proxy_pool(logits, pg.ones(2, 5), x)
+  local g = pg.randn(2, 3, 5)
+  local before = g:totable()
+  pooling:backward(g)
+  assert.are.same(before, g:totable())
+end)
