@@ -24,6 +24,12 @@ local GROUPS = {
   { "ldifs_channel", "method=ldifs norm_axis=channel weight=10,100,1000" },
   { "fda", "method=fda weight=3,10,30" },
   { "proxy_fda", "method=proxy_fda weight=3,10,30" },
+  -- What might be better than the defaults, beyond the paper: graphs at every depth, more neighbours, firm negatives.
+  { "fda_depths", "method=fda depths=all weight=3,10,30" },
+  { "proxy_fda_depths", "method=proxy_fda depths=all weight=10" },
+  { "fda_k24", "method=fda k=24 weight=10" },
+  { "fda_one", "method=fda negative=one weight=10" },
+  { "fda_tau_half", "method=fda tau=0.05 weight=10" },
 }
 
 local wanted = opt.groups ~= "all" and ("," .. opt.groups .. ","):gsub("%s", "") or nil

@@ -2,6 +2,7 @@
 -- task losses, and anchors with their neighbours before and after.
 
 local forgetting = {}
+local function pg() return require "perigee" end
 
 local function others(spec)
   local list = {}
@@ -50,17 +51,23 @@ local function draw(run, spec, names)
     run:plot("lines", "task_loss", { title = "Fine-tuning on " .. spec.task, xlabel = "step", ylabel = "task loss",
       series = spec.curves })
   end
-  local views, grid = { spec.neighbours }, {}
+  -- A line an anchor: it (framed black) and its neighbours before, then after each method; green: it was one before.
+  local views, grid, borders = { spec.neighbours }, {}, {}
   for i, row in ipairs(spec.rows) do views[i + 1] = row.neighbours end
+  local function picture(i) return pg().image.resize(spec.shown:select(1, i):contiguous(), 64, 64, "bilinear") end
   for anchor = 1, #spec.neighbours do
-    local line = {}
-    for _, index in ipairs(views) do
-      line[#line + 1] = spec.shown:select(1, anchor)
-      for _, j in ipairs(index[anchor]) do line[#line + 1] = spec.shown:select(1, j) end
+    local line, frames, kept = {}, {}, {}
+    for _, j in ipairs(spec.neighbours[anchor]) do kept[j] = true end
+    for v, index in ipairs(views) do
+      line[#line + 1], frames[#line + 1] = picture(anchor), "#000000"
+      for _, j in ipairs(index[anchor]) do
+        line[#line + 1] = picture(j)
+        frames[#line] = v > 1 and kept[j] and "#2a9d3a" or nil
+      end
     end
-    grid[anchor] = line
+    grid[anchor], borders[anchor] = line, frames
   end
-  run:plot("grid", "neighbours", grid)
+  run:plot("grid", "neighbours", grid, { borders = borders })
 end
 
 --- Prints the table, draws the pictures, writes result.json.
@@ -73,6 +80,7 @@ function forgetting.report(run, spec)
   tell(run, spec, names)
   for i, curve in ipairs(spec.curves) do curve.name = curve.row and names[curve.row] or names[i] end
   draw(run, spec, names)
+  run:say("pictures: %s", run:path "plots")
   for _, row in ipairs(spec.rows) do row.neighbours, row.regularizer = nil, nil end
   run:finish { task = spec.task, before = spec.before, rows = spec.rows }
 end
