@@ -9,6 +9,12 @@
 #include "core.h"
 #include <pthread.h>
 #include <unistd.h>
+#ifdef PG_SANITIZE /* AddressSanitizer is told what it cannot know: blocks are rounded up, and cached when freed */
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(data, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(data, bytes)
+#endif
 
 enum { CLASSES = 64 * 16, ALIGNMENT = 64 };
 static const size_t CACHE_LEAST = (size_t)1 << 24;
@@ -100,6 +106,7 @@ static void trim_to(int32_t device, size_t limit) {
     block *b = pools[device].oldest;
     size_t same;
     cache_remove(device, size_class(b->capacity, &same), b);
+    ASAN_UNPOISON_MEMORY_REGION(b->data, b->capacity);
     devices[device]->free(b->data, b->capacity);
   }
 }
@@ -129,6 +136,8 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
     }
   }
   if (!status) {
+    ASAN_UNPOISON_MEMORY_REGION(*data, bytes);
+    ASAN_POISON_MEMORY_REGION((char *)*data + bytes, *capacity - bytes);
     stats->live += (int64_t)*capacity;
     stats->peak = PG_MAX(stats->peak, stats->live);
     stats->tensors += tensor;
@@ -152,9 +161,11 @@ static void block_give(int32_t device, void *data, size_t capacity, int64_t tens
   block *b = header_new();
   if (b) {
     b->data = data, b->capacity = capacity;
+    ASAN_POISON_MEMORY_REGION(data, capacity);
     cache_push(device, k, b);
     trim_to(device, cache_room(stats));
   } else {
+    ASAN_UNPOISON_MEMORY_REGION(data, capacity);
     devices[device]->free(data, capacity);
   }
   pthread_mutex_unlock(&lock);
