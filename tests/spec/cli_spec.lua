@@ -151,6 +151,20 @@ describe("the command line", function()
     assert.truthy(lfs.attributes(out .. "/checkpoint.safetensors", "size"))
   end)
 
+  it("names the command that continues, also where the recipe left by an error after its checkpoint", function()
+    local late = write("late.lua", [[
+      local pg = require "perigee"
+      local run = pg.run.open(pg.recipe { name = "late", options = {} })
+      if os.getenv "SAVE" then run:checkpoint({}, { step = 1 }) end
+      error("interrupted", 0)]])
+    local status, said = sh(("SAVE=1 %s run %s --out %s/late"):format(PERIGEE, late, folder))
+    assert.equal(130, status)
+    assert.truthy(said:find("continue with: perigee run " .. late .. " --resume " .. folder .. "/late", 1, true), said)
+    status, said = sh(("%s run %s --out %s/early"):format(PERIGEE, late, folder))
+    assert.equal(130, status)
+    assert.truthy(said:find("before a checkpoint", 1, true), said)
+  end)
+
   it("reads lines in the REPL, and an error does not end it", function()
     local status, said = sh(PERIGEE .. " repl", "1 + 1\nfor i = 1, 2 do\nprint(i * 10)\nend\nerror(\"boom\")\npg.ones(2):shape()\n")
     assert.equal(0, status)

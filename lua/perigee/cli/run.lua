@@ -44,16 +44,21 @@ local function describe(err)
   return { message = tostring(err), traceback = debug.traceback(tostring(err), 2) }
 end
 
+-- What an interrupted run leaves: the command that continues it, where there is a checkpoint.
+local function interrupted(current)
+  local saved = current and require("lfs").attributes(current.folder .. "/checkpoint.safetensors", "mode")
+  io.stderr:write("perigee: interrupted", saved and ("; continue with: perigee run %s --resume %s\n"):format(
+    recipe.given.path, current.folder) or " before a checkpoint could be saved\n")
+  return 130
+end
+
 local function report(err)
   if err.help then return 0 end
   if err.usage then error(err, 0) end
   local folder = package.loaded["perigee.run"]
   local current = folder and folder.current
   if current then current:note(err.traceback or tostring(err)) end
-  if err.message == "interrupted" then
-    io.stderr:write "perigee: interrupted before a checkpoint could be saved\n"
-    return 130
-  end
+  if err.message == "interrupted" then return interrupted(current) end
   io.stderr:write("perigee: ", (tostring(err.message):match "^[^\n]*"), "\n")
   if os.getenv "PERIGEE_TRACEBACK" == "1" and err.traceback then io.stderr:write(err.traceback, "\n") end
   return 1
@@ -96,10 +101,7 @@ function run.main(values, words)
     local opened, problem = xpcall(function() folder.open(recipe.plain()):finish {} end, describe)
     if not opened then return report(problem) end
   end
-  if host.interrupted() then
-    io.stderr:write("perigee: interrupted; continue with: perigee run ", path, " --resume ", folder.current.folder, "\n")
-    return 130
-  end
+  if host.interrupted() then return interrupted(folder.current) end
   return 0
 end
 
