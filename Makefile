@@ -106,8 +106,9 @@ lint: ## clang-format and luacheck
 format: ## clang-format in place
 	clang-format -i core/*.[ch] core/*/*.[ch]
 
-docs: all ## regenerate the op reference
-	$(BUILD)/perigee run docs/generate_ops.lua --out $(BUILD)/docs-run --quiet
+docs: all ## regenerate the references of ops and of the Lua interface
+	$(BUILD)/perigee run docs/generate_ops.lua --out $(BUILD)/docs-run/ops --quiet
+	$(BUILD)/perigee run docs/generate_api.lua --out $(BUILD)/docs-run/api --quiet
 
 install: all ## install under PREFIX (default /usr/local)
 	install -D $(BUILD)/perigee $(DESTDIR)$(PREFIX)/bin/perigee

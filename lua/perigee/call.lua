@@ -15,6 +15,7 @@ local Tensor = ffi.typeof "pg_tensor *"
 local bit_has = require("bit").band
 
 local function is_tensor(x) return ffi.istype(Tensor, x) end
+--- pg.is_tensor(x): whether x is a tensor. @return boolean
 call.is_tensor = is_tensor
 
 --- Raises the core's last error at the user's line when `status` is not 0.
@@ -32,7 +33,11 @@ function call.own(handle)
   return t
 end
 
---- Runs fn; every tensor made meanwhile lets go of its memory at the end, but for those that fn returns.
+--- Runs fn; every tensor made meanwhile lets go of its memory at the end, but for those that fn returns. A tensor that
+-- fn keeps in a table or an upvalue is let go of too. Scopes nest.
+-- @param fn  a function without arguments
+-- @return what fn returns
+-- @raises what fn raises, after letting go
 function call.scope(fn)
   local outer, mine = tracked, {}
   tracked = mine

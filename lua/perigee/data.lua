@@ -1,6 +1,7 @@
 -- data.lua - images with labels: the datasets that Debian packages bring, procedural scenes, splits, batches.
 --
--- A dataset is a table {name, images = uint8 (N, S, S, 3), labels = int32 (N) 1-based, classes = {names}}. Order,
+-- A dataset is a table {name, images = uint8 (N, S, S, 3), labels = int32 (N) 1-based, classes = {names}}; one of your own
+-- needs no more than that. Order,
 -- splits and batches come from generators of their own (data/random.lua): the global generator never moves.
 
 local ffi = require "ffi"
@@ -92,7 +93,7 @@ data.loader = require "perigee.data.loader"
 
 -- ---- parts --------------------------------------------------------------------------------------------------------
 
---- The scenes at `index`, in that order.
+--- The images at `index`, in that order.
 -- @param dataset  a dataset
 -- @param index    list of 1-based positions, or an int32 tensor of them
 -- @return a new dataset with copies of those images, and with their files, captions or specs where the dataset has them
@@ -147,7 +148,10 @@ local function by_class(dataset)
   return members
 end
 
---- How many images each class has, as a list.
+--- How many images each class has.
+-- @param dataset  a dataset
+-- @return a list of numbers, one a class
+-- @raises on a label outside 1..#classes
 function data.class_counts(dataset)
   check_dataset("class_counts", dataset)
   local counts = {}
@@ -169,8 +173,10 @@ function data.split(dataset, fractions, seed)
 end
 
 --- The same for positions alone, where the images are not read yet.
--- @param members  list of lists: the positions of each class
+-- @param members           list of lists: the positions of each class
+-- @param fractions, seed   as data.split
 -- @return table of part name to sorted list of positions
+-- @raises as data.split
 function data.split_positions(members, fractions, seed)
   local names, total = {}, 0
   for name, fraction in pairs(fractions or {}) do
@@ -211,6 +217,7 @@ data.tasks, data.task, data.pretraining = tasks.list, tasks.task, tasks.pretrain
 -- @param images   uint8 (N, H, W, 3)
 -- @param options  {mean = 0.5, std = 0.25}, each a number or a list of three
 -- @return float32 (N, 3, H, W)
+-- @raises on anything but uint8 (N, H, W, 3)
 function data.to_float(images, options)
   options = util.options("to_float", options, { mean = 0.5, std = 0.25 })
   util.check(pg.is_tensor(images), "to_float: images must be a uint8 tensor (N, H, W, 3)")
@@ -221,7 +228,8 @@ end
 local Batches = {}
 Batches.__index = Batches
 
---- The next batch: images float32 (B, 3, S, S), labels int32 (B). Never ends; a new epoch has a new order.
+--- The next batch. Never ends; a new epoch has a new order.
+-- @return images float32 (B, 3, S, S), labels int32 (B)
 function Batches:next()
   if self.position + self.batch > self.n then self.epoch, self.position, self.order = self.epoch + 1, 0, nil end
   if not self.order then
@@ -233,12 +241,15 @@ function Batches:next()
     self.dataset.labels:index(1, index)
 end
 
---- What :restore needs to go on from here: a table of numbers.
+--- What :restore needs to go on from here. @return a table of numbers, for a checkpoint
 function Batches:state()
   return { seed = self.seed, epoch = self.epoch, position = self.position, batch = self.batch, n = self.n }
 end
 
---- Goes on from a state, in the same order as the run that saved it; raises when dataset or batch size differ.
+--- Goes on from a state, in the same order as the run that saved it.
+-- @param state  from :state()
+-- @return the batches
+-- @raises when the number of images or the batch size differ
 function Batches:restore(state)
   util.check(type(state) == "table" and state.n == self.n and state.batch == self.batch,
     "batches: the state is of %s images in batches of %s, this is %d in batches of %d",

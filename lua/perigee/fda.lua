@@ -13,7 +13,12 @@ local fda = {}
 
 local function pg() return require "perigee" end
 
---- Raises unless t is a finite float tensor of `dims` dimensions. @param what names it in the message
+--- Raises unless t is a finite float tensor of `dims` dimensions.
+-- @param where  the function's name, for the message
+-- @param t      what was given
+-- @param dims   2 for (B, D), 3 for (B, T, D)
+-- @param what   names it in the message
+-- @raises one line saying what it is instead
 function fda.check_features(where, t, dims, what)
   util.check(pg().is_tensor(t), "%s: %s must be a tensor, got %s", where, what, type(t))
   util.check(t:dim() == dims, "%s: %s must be %s, got (%s)", where, what, dims == 2 and "(B, D)" or "(B, T, D)",
@@ -36,7 +41,11 @@ local NEGATIVE = {
   complement = function(s) return s - 1 end,
 }
 
---- The weight of a non-neighbour of similarity s (method 1.2a). @param kind "similarity", "one" or "complement"
+--- The weight of a non-neighbour (docs/method.md, section 1.2a).
+-- @param kind  "similarity": -s, "one": -1, "complement": -(1 - s)
+-- @param s     similarities, of any shape
+-- @return a tensor of the shape of s
+-- @raises on another kind
 function fda.negative_weight(kind, s)
   local weight = NEGATIVE[kind]
   if not weight then
@@ -61,16 +70,16 @@ function Graph.__index(graph, key)
   return value
 end
 
---- The signed neighbour graph of pre-trained features (method 1.2a). No gradient flows.
+--- The signed neighbour graph of pre-trained features (docs/method.md, section 1.2a). No gradient flows.
 -- @param x0      (B, D) float features
--- @param options k           neighbours an anchor, 1..B-1 (default 8; more than B-1 is an error)
---                negative    weight of a non-neighbour of similarity s: "similarity" -s (default), "one" -1,
---                            "complement" -(1 - s)
---                clamp       similarities below 0 count as 0 (default true), so that no weight changes its sign
+-- @param options {k = 8: neighbours an anchor, 1..B-1; negative: weight of a non-neighbour of similarity s, "similarity" -s
+--                (default), "one" -1, "complement" -(1 - s); clamp = true: similarities below 0 count as 0, so that no
+--                weight changes its sign}
 -- @return {neighbors = (B, k) int32 indices, nearest first, ties to the lower; weights = (B, B) signed, zero diagonal;
---          positive, rest, off = (B, B) masks: neighbours, the others, both; similarity = (B, B); k; size = B;
---          tail = (1) mean similarity of the k-th neighbour; clamped = fraction of similarities below 0, when read;
---          features = x0}
+--          positive, rest, off = (B, B) masks: neighbours, the others, both; kind = (B, B), their difference;
+--          similarity = (B, B), clamped; raw = (B, B), not clamped; k; size = B; tail = (1) mean similarity of the k-th
+--          neighbour; clamped = fraction of similarities below 0; negative, clamp = the options; features = x0}; rest, kind
+--          and clamped are made when first read
 -- @raises on k outside 1..B-1, on features that are not finite
 function fda.graph(x0, options)
   options = util.options("fda.graph", options, { k = 8, negative = "similarity", clamp = true })
@@ -96,11 +105,12 @@ end
 
 local Scale
 
---- Learnable 1/tau and b (method 1.2b): log 1/tau and b as parameters, so that tau stays positive.
+--- Learnable 1/tau and b (docs/method.md, section 1.2b): log 1/tau and b as parameters, so that tau stays positive.
 -- Given as `scale` to fda.loss and its kin. It belongs into a parameter group without decay: learnable:group().
--- @param options tau to start from (default 0.1); bias to start from: a number, or "auto" (default), where what is learnt is
---                an offset, from 0, to the mean similarity of the k-th neighbour divided by tau; dtype
+-- @param options {tau = 0.1 to start from; bias to start from: a number, or "auto" (default), where what is learnt is an
+--                offset, from 0, to the mean similarity of the k-th neighbour divided by tau; dtype = "float32"}
 -- @return a module; :values(graph) -> 1/tau and b as (1) tensors with gradient; :group(lr) -> an optimiser's group
+-- @raises on a tau that is not above 0, on a bias that is neither
 function fda.LearnableScale(options)
   options = util.options("fda.LearnableScale", options, { tau = 0.1, bias = "auto", dtype = "float32" })
   util.check(type(options.tau) == "number" and options.tau > 0 and options.tau < math.huge,
@@ -122,11 +132,16 @@ function fda.LearnableScale(options)
   return self
 end
 
+-- The options that every loss over a graph takes.
 fda.DEFAULTS = { tau = 0.1, bias = "auto", scale = util.none }
 
 --- tau and b as the ops take them: scale tensor or nil, bias tensor or nil, the op's parameters {tau, bias_value}.
 -- "auto" puts the sigmoid's middle at the edge of the neighbourhood: b is the mean pre-trained similarity of the k-th
--- neighbour, divided by tau (method 1.2b); it stays a tensor.
+-- neighbour, divided by tau (docs/method.md, section 1.2b); it stays a tensor.
+-- @param graph    from fda.graph
+-- @param options  {tau, bias, scale}, complete
+-- @return scale, bias, {tau, bias_value}
+-- @raises on a tau or bias that is none
 function fda.settings(graph, options)
   local p, tau, bias, scale = pg(), options.tau, options.bias, options.scale
   if p.nn.is_module(scale) then
@@ -149,12 +164,14 @@ local function check_batch(where, x, graph)
   util.check(x:size(1) == graph.size, "%s: %d features for a graph of %d", where, x:size(1), graph.size)
 end
 
---- The FDA loss: mean_i 1/(B-1) sum_{j != i} softplus(w_ij (b - cos(x_i, x_j) / tau)) (method 1.1).
+--- The FDA loss (Proxy-FDA, arXiv 2505.24088; docs/method.md, section 1.1):
+--   mean_i 1/(B-1) sum_{j != i} softplus(w_ij (b - cos(x_i, x_j) / tau))
 -- @param x        (B, D) current features
 -- @param graph    of the pre-trained features of the same batch, from fda.graph
--- @param options  tau (default 0.1); bias: a number, "auto" (default) or a learnable one-element tensor;
---                 scale: a learnable one-element tensor in place of 1/tau, or a fda.LearnableScale in place of both
--- @return scalar
+-- @param options  {tau = 0.1; bias: a number, "auto" (default) or a learnable one-element tensor; scale: a learnable
+--                 one-element tensor in place of 1/tau, or a fda.LearnableScale in place of both}
+-- @return scalar, with gradient for x, and for scale and bias where they are learnt
+-- @raises when x is not (B, D) with the graph's B, on a tau or bias that is none
 function fda.loss(x, graph, options)
   options = util.options("fda.loss", options, fda.DEFAULTS)
   check_batch("fda.loss", x, graph)
@@ -162,7 +179,7 @@ function fda.loss(x, graph, options)
   return pg().fda_loss(x, graph.weights, scale, bias, numbers)
 end
 
---- The same loss in plain ops, as its test and its explanation.
+--- The same loss in plain ops, as its test and its explanation. @param x, graph, options as fda.loss @return scalar
 function fda.reference_loss(x, graph, options)
   options = util.options("fda.reference_loss", options, fda.DEFAULTS)
   local scale, bias, numbers = fda.settings(graph, options)

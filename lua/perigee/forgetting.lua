@@ -70,11 +70,12 @@ local function draw(run, spec, names)
   run:plot("grid", "neighbours", grid, { borders = borders })
 end
 
---- Prints the table, draws the pictures, writes result.json.
--- @param run   the run
+--- Prints the table, draws plots/delta_lp.png, task_loss.png and neighbours.png, writes result.json.
+-- @param run   from pg.run.open
 -- @param spec  {task = the fine-tuned one, names = every task, before = task -> accuracy, rows = list of {method, weight,
 --   a_lp, delta_lp, tasks = task -> change, seconds, neighbours}, curves = list of {name, x, y}, shown = uint8 images,
---   neighbours = list of lists of positions among them, for the first anchors, by the pre-trained model}
+--   neighbours = list of lists of positions among them, for the first anchors, by the pre-trained model}; accuracies and
+--   changes are shares, and printed in points
 function forgetting.report(run, spec)
   local names = titles(spec.rows)
   tell(run, spec, names)

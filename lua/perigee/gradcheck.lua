@@ -7,7 +7,7 @@ local util = require "perigee.util"
 -- @param inputs  list of contiguous float64 tensors; all of them are differentiated
 -- @param options {eps = 1e-6 step, tolerance = 1e-6 largest |a - n| / max(1, |a|, |n|)}
 -- @return the largest relative error
--- @raises with the input, the element and both values when the tolerance is exceeded
+-- @raises with the input, the element and both values when the tolerance is exceeded; on inputs that are not float64
 return function(fn, inputs, options)
   local pg = require "perigee"
   options = util.options("gradcheck", options, { eps = 1e-6, tolerance = 1e-6 })

@@ -36,6 +36,7 @@ end
 -- @param path  file name
 -- @param size  side in pixels, 1..1024
 -- @return uint8 (size, size, 3)
+-- @raises one line naming the file when it is missing or damaged
 function image.thumbnail(path, size)
   check_path("image.thumbnail", path)
   check_size("image.thumbnail", "size", size)
@@ -45,6 +46,7 @@ end
 --- Writes a PNG, whole or not at all.
 -- @param path  file name
 -- @param t     uint8 (H, W, 3) or (H, W)
+-- @raises one line naming the file and the reason, or the tensor's shape
 function image.save(path, t)
   check_path("image.save", path)
   util.check(call.is_tensor(t), "image.save: takes a path and a tensor, got %s", type(t))
@@ -57,6 +59,7 @@ end
 -- @param width   columns of the result
 -- @param method  "bicubic" (default) or "bilinear"
 -- @return uint8 (height, width, C)
+-- @raises on another dtype, shape or method
 function image.resize(t, height, width, method)
   util.check(call.is_tensor(t), "image.resize: takes a tensor (H, W, C), got %s", type(t))
   check_size("image.resize", "height", height)

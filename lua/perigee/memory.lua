@@ -22,7 +22,9 @@ function memory.watch()
   if stats.live > limit then memory.collect() end
 end
 
---- Bytes that tensors hold: {live=, peak=, cached=, tensors=}. @param device 0-based device number; default the cpu
+--- Bytes that tensors hold.
+-- @param device  the core's number of a device; default the cpu
+-- @return {live = bytes in use, peak = the most so far, cached = kept for reuse, tensors = handles alive}
 function memory.stats(device)
   lib.pg_memory_stats(device or lib.PG_CPU, stats)
   return { live = tonumber(stats.live), peak = tonumber(stats.peak), cached = tonumber(stats.cached),

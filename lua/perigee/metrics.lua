@@ -5,7 +5,10 @@ local util = require "perigee.util"
 local metrics = {}
 local function pg() return require "perigee" end
 
---- Share of rows whose greatest logit is the label. @param logits (N, C) @param labels (N) int32 from 1
+--- Share of rows whose greatest logit is the label.
+-- @param logits  (N, C) float
+-- @param labels  (N) int32 from 1
+-- @return a number in 0..1
 function metrics.accuracy(logits, labels)
   local right, predicted, wanted = 0, logits:detach():argmax(2):totable(), labels:totable()
   for i, label in ipairs(wanted) do
@@ -14,8 +17,12 @@ function metrics.accuracy(logits, labels)
   return right / #wanted
 end
 
---- Expected calibration error over equal bins of confidence (Guo et al., arXiv 1706.04599).
+--- Expected calibration error over equal bins of confidence (Guo et al., arXiv 1706.04599): the mean, over images, of the
+-- distance between a bin's confidence and its accuracy.
+-- @param logits  (N, C) float
+-- @param labels  (N) int32 from 1
 -- @param options {bins = 15}
+-- @return a number in 0..1
 function metrics.ece(logits, labels, options)
   options = util.options("metrics.ece", options, { bins = 15 })
   local probability = logits:detach():softmax(2)
@@ -45,11 +52,13 @@ local function train_head(features, labels, classes, lr, steps, decay)
   return head
 end
 
---- Linear probe (method 2.4): full-batch AdamW on a normalising linear head; the learning rate is chosen on a 90/10 split
--- of the training set, then the head is fitted again on all of it.
+--- Linear probe (docs/method.md, section 2.4): full-batch AdamW on a normalising linear head; where several learning rates
+-- are given, one is chosen on a 90/10 split of the training set, then the head is fitted again on all of it. The split and
+-- the heads come from the global generator.
 -- @param train, train_labels, test, test_labels  (N, D) features and (N) int32 labels from 1
--- @param options steps (default 1000), lrs (default {0.01, 0.05, 0.1, 0.5, 1}), weight_decay (default 0.01)
--- @return test accuracy, and {head, lr, ece}
+-- @param options {steps = 1000, lrs = {0.01, 0.05, 0.1, 0.5, 1}, weight_decay = 0.01}
+-- @return test accuracy in 0..1, and {head, lr, ece}
+-- @raises when features and labels differ in number
 function metrics.linear_probe(train, train_labels, test, test_labels, options)
   options = util.options("metrics.linear_probe", options, { steps = 1000, lrs = { 0.01, 0.05, 0.1, 0.5, 1 },
     weight_decay = 0.01 })
@@ -77,8 +86,10 @@ function metrics.linear_probe(train, train_labels, test, test_labels, options)
   return metrics.accuracy(logits, test_labels), { head = head, lr = best_lr, ece = metrics.ece(logits, test_labels) }
 end
 
---- Features of many images, some hundreds at a time, without gradients.
--- @param encode  function: (n, ...) -> (n, D) @param images (N, ...) @return (N, D)
+--- Features of many images, 256 at a time, without gradients.
+-- @param encode  function: (n, ...) -> (n, D)
+-- @param images  (N, ...)
+-- @return (N, D)
 function metrics.encode(encode, images)
   local p, pieces, n = pg(), {}, images:size(1)
   for start = 1, n, 256 do
@@ -126,7 +137,7 @@ function metrics.probe_task(encode, task, options)
   return accuracy
 end
 
---- The accuracy of always saying the commonest class. @param labels int32 (N)
+--- The accuracy of always saying the commonest class. @param labels (N) int32 @return a number in 0..1
 function metrics.chance(labels)
   local count, most = {}, 0
   for _, c in ipairs(labels:totable()) do
@@ -137,6 +148,9 @@ function metrics.chance(labels)
 end
 
 --- kNN probe: the vote of the k nearest training features by cosine; of equal votes the nearer neighbour's wins.
+-- @param train, train_labels, test, test_labels  (N, D) features and (N) int32 labels from 1
+-- @param options {k = 10}
+-- @return test accuracy in 0..1
 function metrics.knn_probe(train, train_labels, test, test_labels, options)
   options = util.options("metrics.knn_probe", options, { k = 10 })
   local _, index = pg().knn(test:detach(), train:detach(), { k = options.k, metric = "cosine" })
@@ -153,12 +167,14 @@ function metrics.knn_probe(train, train_labels, test, test_labels, options)
   return right / #wanted
 end
 
---- Mean Euclidean distance between two (N, D) sets of features of the same images.
+--- Mean Euclidean distance between the features of the same images. @param before, after (N, D) @return a number
 function metrics.l2_drift(before, after) return pg().no_grad(function() return (after - before):norm(2):mean():item() end) end
 
---- Change of linear-probe accuracy on every task but the one fine-tuned on (method 2.4).
--- @param before, after  task name -> accuracy @param tuned the task that was fine-tuned
+--- Change of linear-probe accuracy on every task but the one fine-tuned on (docs/method.md, section 2.4).
+-- @param before, after  task name -> accuracy
+-- @param tuned          the task that was fine-tuned
 -- @return the mean, and task -> change
+-- @raises when there is no other task
 function metrics.delta_lp(before, after, tuned)
   local sum, n, each, tasks = 0, 0, {}, {}
   for task in pairs(before) do tasks[#tasks + 1] = task end

@@ -20,7 +20,7 @@ local nn = {}
 local Module = {}
 nn.Module = Module
 
---- True for an instance of any class made by nn.class.
+--- True for an instance of any class made by nn.class. @return boolean
 function nn.is_module(value) return type(value) == "table" and rawget(value, "_order") ~= nil end
 
 local function register(self, name, value)
@@ -59,7 +59,7 @@ local function walk(self, fn, prefix)
   end
 end
 
---- The parameters, as a list in order of registration; a tensor shared by two layers stands there once.
+--- The parameters in order of registration; a tensor shared by two layers stands there once. @return a list of tensors
 function Module:parameters()
   local list, seen = {}, {}
   walk(self, function(_, _, _, p)
@@ -70,7 +70,8 @@ function Module:parameters()
   return list
 end
 
---- for name, parameter in module:named_parameters() do ... end
+--- for name, parameter in module:named_parameters() do ... end; names are dotted paths, such as "blocks.1.norm1.weight".
+-- @return an iterator
 function Module:named_parameters()
   local names, tensors, at = {}, {}, 0
   walk(self, function(_, _, name, p) names[#names + 1], tensors[#tensors + 1] = name, p end, "")
@@ -80,7 +81,7 @@ function Module:named_parameters()
   end
 end
 
---- The child modules, as a list in order of registration.
+--- The child modules in order of registration. @return a list of modules
 function Module:children()
   local list = {}
   for _, key in ipairs(self._order) do
@@ -89,14 +90,14 @@ function Module:children()
   return list
 end
 
---- How many numbers the parameters hold.
+--- How many numbers the parameters hold. @return a number
 function Module:count()
   local total = 0
   for _, p in ipairs(self:parameters()) do total = total + p:numel() end
   return total
 end
 
---- The parameters by name, sharing memory with the module; clone them to keep a moment.
+--- The parameters by name, sharing memory with the module; clone them to keep a moment. @return {name = tensor}
 function Module:state_dict()
   local dict = {}
   for name, p in self:named_parameters() do dict[name] = p:detach() end
@@ -108,6 +109,7 @@ local function size_text(t) return "(" .. table.concat(t:shape(), ", ") .. ")" e
 --- Copies tensors into the parameters of the same names.
 -- @param dict     {name = tensor}, as of state_dict
 -- @param options  {strict = true}; false lets names be missing or extra, but never mis-shaped
+-- @return the module
 -- @raises one line that lists what is missing, extra and mis-shaped; the module is then unchanged
 function Module:load_state_dict(dict, options)
   util.check(type(dict) == "table", "load_state_dict: expected a table of tensors by name, got %s", type(dict))
@@ -139,21 +141,24 @@ function Module:load_state_dict(dict, options)
   return self
 end
 
---- Training mode here and below (dropout acts); eval is train(false).
+--- Training mode here and below, in which dropout acts. @param on default true @return the module
 function Module:train(on)
   rawset(self, "training", on ~= false)
   for _, child in ipairs(self:children()) do child:train(on) end
   return self
 end
+--- train(false). @return the module
 function Module:eval() return self:train(false) end
 
---- Freezes (false) or frees (true, the default) every parameter.
+--- Freezes (false) or frees (true, the default) every parameter. @return the module
 function Module:requires_grad_(on)
   for _, p in ipairs(self:parameters()) do p:requires_grad_(on) end
   return self
 end
 
 --- Moves the parameters to a dtype or a device. Make the optimiser afterwards: the parameters are new tensors.
+-- @param word  as t:to
+-- @return the module
 function Module:to(word)
   local moved = {} -- one new tensor a parameter, so that sharing survives
   walk(self, function(owner, key, _, p)
@@ -173,10 +178,13 @@ end
 
 nn.init = {}
 
---- Normal(0, std) cut at two standard deviations; the draws beyond stand at the cut. ViT uses std 0.02.
+--- Normal(0, std) cut at two standard deviations; the draws beyond stand at the cut. From the global generator.
+-- @param sizes  list of sizes
+-- @param std    default 0.02, as ViT
+-- @return float32 tensor
 function nn.init.normal(sizes, std) return pg.randn(sizes):clamp(-2, 2) * (std or 0.02) end
 
---- Uniform on (-bound, bound).
+--- Uniform on [-bound, bound). @param sizes list of sizes @param bound number @return float32 tensor
 function nn.init.uniform(sizes, bound) return (pg.rand(sizes) - 0.5) * (2 * bound) end
 
 local function whole(where, name, value)
@@ -212,7 +220,9 @@ function nn.Linear:init(inputs, outputs, options)
 end
 function nn.Linear:forward(x) return pg.linear(x, self.weight, self.bias) end
 
---- nn.LayerNorm(width, {eps = 1e-5}): over the last dimension, with a scale and a shift.
+--- nn.LayerNorm(width, {eps = 1e-5}): over the last dimension, with a scale and a shift (Ba, Kiros, Hinton,
+-- arXiv 1607.06450).
+-- @return forward: (..., width) -> (..., width)
 nn.LayerNorm = nn.class "LayerNorm"
 function nn.LayerNorm:init(width, options)
   self.eps = util.options("nn.LayerNorm", options, { eps = 1e-5 }).eps
@@ -256,6 +266,8 @@ function nn.Conv2d:forward(x)
 end
 
 --- nn.Dropout(p): zeroes each element with probability p while training, scales the others by 1 / (1 - p).
+-- @return forward: any shape -> the same
+-- @raises when p is not in 0..1
 nn.Dropout = nn.class "Dropout"
 function nn.Dropout:init(p)
   util.check(type(p) == "number" and p >= 0 and p <= 1, "nn.Dropout: p must be from 0 to 1, got %s", tostring(p))
@@ -268,7 +280,8 @@ end
 
 --- nn.Attention(width, heads, {causal = false, bias = true, init = "normal", std = 0.02}): multi-head self-attention with
 -- one packed projection for queries, keys and values (rows in that order). Vaswani et al., arXiv 1706.03762, section 3.2.
--- @return forward(x, mask): (B, T, width) -> (B, T, width); mask (T, T), added to the scores
+-- @return forward(x, mask): (B, T, width) -> (B, T, width); mask, (T, T) or (1 or B, 1 or heads, T, T), is added to the scores
+-- @raises when the width does not divide by the heads
 nn.Attention = nn.class "Attention"
 function nn.Attention:init(width, heads, options)
   options = util.options("nn.Attention", options, { causal = false, bias = true, init = "normal", std = 0.02 })
@@ -289,6 +302,7 @@ end
 
 --- nn.MLP(width, hidden, {act = "gelu", outputs = width, bias = true, init = "normal", std = 0.02}): two linear layers
 -- with an activation between; act is the name of an op (gelu, quick_gelu, relu, silu, tanh).
+-- @return forward: (..., width) -> (..., outputs)
 nn.MLP = nn.class "MLP"
 function nn.MLP:init(width, hidden, options)
   options = util.options("nn.MLP", options, { act = "gelu", outputs = width, bias = true, init = "normal", std = 0.02 })
@@ -302,7 +316,9 @@ end
 function nn.MLP:forward(x) return self.fc2(pg[self.act](self.fc1(x))) end
 
 --- nn.Sequential(a, b, ...) or nn.Sequential{a, b, ...}: each takes what the one before gave. A step is a module or a
--- plain function. The modules are named "1", "2", ... and stand at seq[1], seq[2], ...
+-- plain function. The modules are named "1", "2", ... and stand at seq[1], seq[2], ...; more may be assigned later.
+-- @return forward: what the last step gives
+-- @raises on a step that is neither
 nn.Sequential = nn.class "Sequential"
 function nn.Sequential:init(...)
   local steps = { ... }

@@ -21,6 +21,7 @@ end
 --- Writes a tensor, whole or not at all: a failure or a kill leaves the old file.
 -- @param path  file name
 -- @param t     tensor of any shape, dtype and device
+-- @raises one line naming the file and the system's reason
 function npy.save(path, t)
   util.check(type(path) == "string", "npy.save: path must be a string, got %s", type(path))
   util.check(call.is_tensor(t), "npy.save: takes a path and a tensor, got %s", type(t))

@@ -40,6 +40,7 @@ end
 
 --- One step from the gradients that stand in the parameters; a parameter without one stays as it is.
 -- Entries that agree in dtype, device, decay, rate and age go into one op call.
+-- @raises when opt.lr is no number of 0 or more
 function Optimizer:step()
   util.check(type(self.lr) == "number" and self.lr >= 0, "%s: lr must be a number, 0 or more, got %s", self.where,
     tostring(self.lr))
@@ -68,8 +69,8 @@ function Optimizer:step()
   end)
 end
 
---- What a checkpoint needs: {tensors = {name = tensor}, scalars = {lr =, steps = list}}. The tensors are the optimiser's
--- own; write them out, or clone them, before the next step.
+--- What a checkpoint needs. The tensors are the optimiser's own; write them out, or clone them, before the next step.
+-- @return {tensors = {name = tensor}, scalars = {lr =, steps = list}}
 function Optimizer:state()
   local state = { tensors = {}, scalars = { lr = self.lr, steps = {} } }
   for i, e in ipairs(self.entries) do
@@ -80,6 +81,7 @@ function Optimizer:state()
 end
 
 --- Puts a state back; the next step is then, bit for bit, the one that would have followed.
+-- @param state  as opt:state() gave it, or the same read from a file
 -- @raises when the state is of another parameter list; the optimiser is then unchanged
 function Optimizer:restore(state)
   local steps = util.check(type(state) == "table" and state.scalars and state.tensors and state.scalars.steps,
@@ -100,10 +102,12 @@ function Optimizer:restore(state)
   self.lr = state.scalars.lr
 end
 
---- Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).
+--- Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101; docs/method.md, section 7). A group's own
+-- lr keeps its ratio to the optimiser's, so that a schedule on opt.lr moves every group.
 -- @param params   tensors that require grad, or groups {params =, lr =, weight_decay =}
 -- @param options  {lr = 1e-3, betas = {0.9, 0.999}, eps = 1e-8, weight_decay = 0.01}
 -- @return an optimiser: opt.lr is assignable; opt:step(), opt:zero_grad(), opt:state(), opt:restore(state)
+-- @raises on an empty list, on a parameter that does not require grad or was computed
 function optim.AdamW(params, options)
   options = util.options("optim.AdamW", options, { lr = 1e-3, betas = { 0.9, 0.999 }, eps = 1e-8, weight_decay = 0.01 })
   util.check(type(options.betas) == "table" and #options.betas == 2, "optim.AdamW: betas must be a list of two numbers")
@@ -116,6 +120,7 @@ function optim.AdamW(params, options)
 end
 
 --- Stochastic gradient descent with momentum; the decay is added to the gradient.
+-- @param params   as optim.AdamW
 -- @param options  {lr = 1e-2, momentum = 0, weight_decay = 0}
 -- @return an optimiser, as optim.AdamW
 function optim.SGD(params, options)
@@ -127,7 +132,10 @@ function optim.SGD(params, options)
   return self
 end
 
---- Scales the gradients of `params` in place so that their joint 2-norm is at most `max_norm`.
+--- Scales the gradients of `params` in place by min(1, max_norm / (norm + 1e-6)), so that their joint 2-norm is at most
+-- `max_norm`.
+-- @param params    list of tensors; those without a gradient count nothing
+-- @param max_norm  number above 0
 -- @return the norm before, a number; one that is not finite scales nothing
 function optim.clip_grad_norm(params, max_norm)
   util.check(type(params) == "table", "optim.clip_grad_norm: expected a list of parameters, got %s", type(params))
@@ -162,7 +170,9 @@ function optim.cosine(options)
   end
 end
 
---- The same rate at every step: a number, or {base = rate}. Returns function(step) -> rate.
+--- The same rate at every step.
+-- @param options  the rate, or {base = rate}
+-- @return function(step) -> rate
 function optim.constant(options)
   local base = type(options) == "table" and options.base or options
   util.check(type(base) == "number", "optim.constant: needs the rate")

@@ -96,7 +96,10 @@ local function color(i) return '"' .. COLORS[(i - 1) % #COLORS + 1] .. '"' end
 
 --- Curves over a common axis.
 -- @param path  the png
--- @param spec  {title, xlabel, ylabel, logx, logy, width, height, series = {{name =, x = {..}, y = {..}}, ...}}
+-- @param spec  {title, xlabel, ylabel, logx, logy, width = 900, height = 540, series = {{name =, x = {..}, y = {..}}, ...}};
+--   NaN is a gap
+-- @return true when the picture was made
+-- @raises when there is no series, or x and y differ in number
 function plot.lines(path, spec)
   check_series("plot.lines", spec)
   local script, parts = head(spec), {}
@@ -111,7 +114,10 @@ function plot.lines(path, spec)
 end
 
 --- Grouped bars, with error bars where a series has `err`.
--- @param spec  {title, ylabel, groups = {"a", ..}, series = {{name =, y = {one a group}, err = {..} or nil}, ...}}
+-- @param path  the png
+-- @param spec  {title, ylabel, groups = {"a", ..}, series = {{name =, y = {one a group}, err = {..} or nil}, ...}, width,
+--   height}
+-- @return true when the picture was made
 function plot.bars(path, spec)
   check_series("plot.bars", spec)
   util.check(type(spec.groups) == "table", "plot.bars: needs groups = {...}")
@@ -144,7 +150,9 @@ function plot.bars(path, spec)
 end
 
 --- Curves of points with error bars: downstream accuracy A_LP against what was forgotten, Delta_LP, one curve a method.
--- @param spec  {title, xlabel, ylabel, series = {{name =, x =, y =, xerr = or nil, yerr = or nil}, ...}}
+-- @param path  the png
+-- @param spec  {title, xlabel, ylabel, series = {{name =, x =, y =, xerr = or nil, yerr = or nil}, ...}, width, height}
+-- @return true when the picture was made
 function plot.scatter_curves(path, spec)
   check_series("plot.scatter_curves", spec)
   local script, parts = head({ title = spec.title, xlabel = spec.xlabel or "A_LP: accuracy on the new task",
@@ -174,8 +182,11 @@ local function rgb(hex)
 end
 
 --- Images in rows and columns on white, each with a border where one is named.
+-- @param path     the png
 -- @param rows     list of rows, each a list of uint8 tensors (height, width, 3) of one size
 -- @param options  {gap = 6, border = 3, borders = {row -> {column -> "#rrggbb"}}}
+-- @return true
+-- @raises on images of different sizes, on a border that is no color
 function plot.grid(path, rows, options)
   options = util.options("plot.grid", options, { gap = 6, border = 3, borders = util.none })
   local pg = require "perigee"

@@ -12,15 +12,18 @@ local now = require("perigee.ffi").pg_now
 
 local PATIENCE, INTERVAL = 2, 0.1 -- seconds before a bar appears, and between two drawings
 
---- "1:02:03" or "4:05" from seconds.
+--- Seconds as "1:02:03" or "4:05". @param seconds number @return text
 function progress.clock(seconds)
   local s = math.max(0, math.floor(seconds + 0.5))
   if s >= 3600 then return ("%d:%02d:%02d"):format(math.floor(s / 3600), math.floor(s / 60) % 60, s % 60) end
   return ("%d:%02d"):format(math.floor(s / 60), s % 60)
 end
 
---- A bar of `total` steps.
+--- A bar.
+-- @param title    what is being done
+-- @param total    number of steps
 -- @param options  {quiet = boolean, unit = "step"}
+-- @return an object with :step(at, words), :done()
 function progress.new(title, total, options)
   options = options or {}
   local visible = found and not options.quiet and host.isatty(2)
@@ -28,7 +31,9 @@ function progress.new(title, total, options)
     began = now(), drawn = 0, shown = false, at = 0 }, Bar)
 end
 
---- Says that `at` steps are done (or one more), with a few words to show behind the bar.
+--- Says how far it is; draws at most ten times a second.
+-- @param at     steps done; nil is one more than before
+-- @param words  text to show behind the bar, or nil
 function Bar:step(at, words)
   self.at = at or self.at + 1
   if not self.visible then return end

@@ -103,7 +103,7 @@ local function stored_options(folder)
   return config
 end
 
---- Seeds the generator and sets the threads that were asked for.
+--- Seeds the generator (1 if not given) and sets the threads that were asked for. @param given {seed =, threads =}
 function recipe.apply(given)
   local pg = require "perigee"
   if given.threads then pg.threads(given.threads) end
@@ -134,7 +134,8 @@ local function build(declaration, given)
   return setmetatable(opt, { declaration = declaration, path = given.path })
 end
 
---- Declares a recipe and reads its options.
+--- Declares a recipe and reads its options from the command line; pg.recipe(declaration) is the same. A default that is a
+-- whole number asks for whole numbers, unless the option says real = true; text, true and false are the other kinds.
 -- @param declaration  {name =, help =, options = {{name, default, min=, max=, choices=, real=, help=}, ...}}
 -- @return table of option values plus seed, device, threads, out, resume, quiet; the generator is seeded
 -- @raises a wrong-usage error naming the nearest valid key, or the allowed range
@@ -150,7 +151,7 @@ function recipe.declare(declaration)
   return opt
 end
 
---- The options of a script that declares none.
+--- The options of a script that declares none. @return as pg.recipe.declare
 function recipe.plain()
   return build({ name = recipe.given.name or "script", options = {} }, recipe.given)
 end

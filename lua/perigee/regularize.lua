@@ -17,7 +17,7 @@ local function pg() return require "perigee" end
 
 -- ---- methods are files -------------------------------------------------------------------------------------------------
 
---- The names that regularize.new takes, sorted.
+--- The names that regularize.new takes: every file perigee/regularize/NAME.lua on package.path. @return a sorted list
 function regularize.names()
   local lfs, names, seen = require "lfs", {}, {}
   for template in package.path:gmatch "[^;]+" do
@@ -55,7 +55,9 @@ end })
 
 -- ---- options -----------------------------------------------------------------------------------------------------------
 
---- What a method can be told: a list of {name, default, help =, min =, max =, choices =, ...}, for a recipe to show.
+--- What a method can be told, for a recipe to show.
+-- @param name  a method
+-- @return a list of {name, default, help =, min =, max =, choices =, ...}
 -- @raises on an unknown method, naming the nearest
 function regularize.options(name)
   local list = {}
@@ -66,7 +68,7 @@ function regularize.options(name)
   return list
 end
 
---- One line about a method, and where it comes from.
+--- One line about a method, and where it comes from. @param name a method @return two strings
 function regularize.help(name) return known(name).help, known(name).source end
 
 local function whole(option) return type(option[2]) == "number" and option[2] % 1 == 0 and not option.real end
@@ -114,7 +116,9 @@ end
 
 --- The options of several methods in one list, for a recipe to declare; where methods differ in a default it is "own",
 -- which is each method's own. Objects, which have no text, are left out.
--- @param names   methods @param except  set of option names that the recipe gives itself
+-- @param names   list of methods
+-- @param except  set of option names that the recipe gives itself, or nil
+-- @return a list, as pg.recipe takes it
 function regularize.recipe_options(names, except)
   local list, seen = {}, {}
   for _, name in ipairs(names) do
@@ -132,7 +136,10 @@ function regularize.recipe_options(names, except)
   return list
 end
 
---- What of a recipe's options a method takes.
+--- What of a recipe's options a method takes; "own" is left to its default.
+-- @param name  a method
+-- @param opt   what pg.recipe returned
+-- @return a table of options for regularize.new
 function regularize.pick(name, opt)
   local settings = {}
   for _, option in ipairs(regularize.options(name)) do
@@ -144,7 +151,10 @@ end
 
 -- ---- a regulariser -----------------------------------------------------------------------------------------------------
 
---- Makes a regulariser by name. @param pretrained a frozen model (never changed)
+--- Makes a regulariser by name; pg.regularize.NAME(pretrained, options) is the same.
+-- @param name        a method
+-- @param pretrained  a frozen model; it is never changed
+-- @param options     table, as regularize.options(name) lists them
 -- @return {name, settings = every option's value, loss = function(batch) -> scalar or nil, step = function() after the
 --          optimiser's step, depths = list of the token maps that it wants or nil, modules = {generator =, scale =} and
 --          optimizer where it trains something itself, :state() -> {tensors, scalars}, :restore(state)}
@@ -193,7 +203,11 @@ local function field(where, batch, name, what)
   return util.check(batch[name], "%s: batch.%s is missing: %s", where, name, what)
 end
 
---- batch.features, or one line about what is missing.
+--- batch.features, for a method's own use.
+-- @param where  the method, for messages
+-- @param batch  what loss was given
+-- @return (B, D)
+-- @raises one line about what is missing
 function regularize.features(where, batch)
   local x = field(where, batch, "features", "the current model's features (B, D)")
   util.check(pg().is_tensor(x) and x:dim() == 2, "%s: batch.features must be a tensor (B, D)", where)
@@ -207,6 +221,9 @@ local function same_shape(where, got, like, what)
 end
 
 --- The pre-trained final features of a batch: batch.before, or a pass of the frozen model.
+-- @param where, pretrained, batch  as above
+-- @return (B, D), detached
+-- @raises on another shape than that of batch.features
 function regularize.before(where, pretrained, batch)
   local features, before = regularize.features(where, batch), batch.before
   if not before then
@@ -217,7 +234,11 @@ function regularize.before(where, pretrained, batch)
 end
 
 --- The token maps at `depths`: of the current model (batch.tokens), and of the pre-trained one (batch.before, a list, or
--- a pass of it). @return two lists
+-- a pass of it).
+-- @param where, pretrained, batch  as above
+-- @param depths                    list of blocks
+-- @return two lists of (B, T, D), the second detached
+-- @raises when maps are missing or differ in number or shape
 function regularize.maps(where, pretrained, batch, depths)
   local at = "{" .. table.concat(depths, ", ") .. "}"
   local tokens, before = field(where, batch, "tokens", "token maps at the depths " .. at
@@ -236,7 +257,13 @@ function regularize.maps(where, pretrained, batch, depths)
   return tokens, list
 end
 
---- Depths as a method's option gives them: a list, "all", or text such as "2,4,6". @return a list
+--- Depths as a method's option gives them.
+-- @param where       the method, for messages
+-- @param value       a list, "all", or text such as "2,4,6"
+-- @param pretrained  the model, for its depth
+-- @param first       the least depth allowed: 0 is the embedding
+-- @return a list of numbers
+-- @raises on a depth that does not exist
 function regularize.depths(where, value, pretrained, first)
   local deepest, list = pretrained.config.depth, {}
   if value == "all" then
@@ -256,6 +283,10 @@ function regularize.depths(where, value, pretrained, first)
 end
 
 --- Parameters of batch.model beside the list that was kept of the pre-trained model's.
+-- @param where, batch  as above
+-- @param start         what was kept, a list
+-- @return a list of the same length
+-- @raises when there is no model, or one of another number of parameters
 function regularize.parameters(where, batch, start)
   local parameters = field(where, batch, "model", "the encoder that is fine-tuned"):parameters()
   util.check(#parameters == #start, "%s: batch.model has %d parameters, the pre-trained one %d", where, #parameters, #start)

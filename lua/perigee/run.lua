@@ -153,7 +153,8 @@ end
 
 --- Opens the run folder: opt.out, or runs/NAME-DATE-TIME.
 -- @param opt  what pg.recipe returned
--- @return the run; raises when the folder belongs to another recipe or to other options
+-- @return the run: .folder, .config, .resuming, and the methods below
+-- @raises when the folder belongs to another recipe or to other options, or cannot be made
 function run.open(opt)
   local config = configuration(opt)
   local folder = opt.out or fresh_folder(config.recipe)
@@ -175,17 +176,17 @@ function run.open(opt)
   return self
 end
 
---- A path inside the run folder; its own folder is made.
+--- A path inside the run folder; the folder that it is in is made. @param name such as "maps/1.npy" @return text
 function Run:path(name)
   local inside = name:match "^(.*)/[^/]*$"
   make_folder(inside and self.folder .. "/" .. inside or self.folder)
   return self.folder .. "/" .. name
 end
 
---- Writes a line into log.txt only.
+--- Writes a line into log.txt only. @param text without the line's end
 function Run:note(text) append(self, self.log_file, "log.txt", text .. "\n") end
 
---- Says a formatted line: printed unless --quiet, and kept in log.txt.
+--- Says a formatted line: printed unless --quiet, and kept in log.txt. @param format as string.format, with its values
 function Run:say(format, ...)
   local text = select("#", ...) > 0 and format:format(...) or format
   if not self.quiet then
@@ -195,7 +196,8 @@ function Run:say(format, ...)
   self:note(text)
 end
 
---- Logs one step: {step=, epoch=, loss=, lr=, images_per_s=, ...}; live and peak bytes are added.
+--- Logs one step as a line of metrics.jsonl; live_bytes and peak_bytes are added.
+-- @param entry  {step =, epoch =, loss =, lr =, images_per_s =, ...}: numbers, text, true or false; NaN becomes null
 function Run:log(entry)
   local memory = require("perigee").memory()
   local line = { live_bytes = memory.live, peak_bytes = memory.peak }
@@ -204,6 +206,8 @@ function Run:log(entry)
 end
 
 --- Writes result.json: the final figures, and the seconds that this process took.
+-- @param result  a table of anything that JSON holds, or nil
+-- @return what was written, a table
 function Run:finish(result)
   local final = { seconds = os.difftime(os.time(), self.began) }
   for key, value in pairs(result or {}) do final[key] = value end
@@ -213,9 +217,10 @@ end
 
 -- ---- checkpoints ----------------------------------------------------------------------------------------------------
 
---- Saves a checkpoint in place of the last one.
--- @param parts  name -> module, optimiser, sampler, loader or tensor (snapshot.lua)
--- @param state  anything JSON holds, with the step: {step =, ...}; the generator's state is added
+--- Saves a checkpoint in place of the last one, whole or not at all.
+-- @param parts  name -> module, optimiser, regulariser, sampler, batches or tensor (pg.snapshot)
+-- @param state  a table of anything that JSON holds, with the step: {step =, ...}; the generator's state is added
+-- @raises on a part that cannot be saved, or one line with the system's reason
 function Run:checkpoint(parts, state)
   local pg = require "perigee"
   local tensors, data = require("perigee.snapshot").take(parts)
@@ -238,6 +243,7 @@ end
 --- Reads the checkpoint back when resuming; metrics are cut to its step.
 -- @return nil when the run is not resumed or was stopped before its first checkpoint; else {state =, :into(parts)}, where
 --   into(parts) puts everything back, the global generator too
+-- @raises when the file is damaged or no checkpoint of a run
 function Run:restore()
   local path = self.folder .. "/checkpoint.safetensors"
   if not self.resuming then return nil end
@@ -256,7 +262,8 @@ function Run:restore()
   return require("perigee.snapshot").new(tensors, decoded)
 end
 
---- True once Ctrl-C was pressed. A loop that asks each step saves its checkpoint and returns; the exit status is 130.
+--- True once Ctrl-C was pressed. A loop that asks each step saves its checkpoint and returns; the exit status is 130. From
+-- the first call on, one Ctrl-C no longer stops the program by itself; a second does. @return boolean
 function Run:interrupted() -- luacheck: ignore 212
   host.graceful(true)
   return host.interrupted()
@@ -284,16 +291,22 @@ function Run:check_finite(step, terms, parameters) -- luacheck: ignore 212
   end
 end
 
---- Draws plots/NAME.png in the run folder with pg.plot[kind](path, spec).
+--- Draws plots/NAME.png in the run folder with pg.plot[kind](path, ...).
+-- @param kind  "lines", "bars", "scatter_curves" or "grid"
+-- @param name  of the file, without .png
+-- @return true when the picture was made
 function Run:plot(kind, name, ...)
   return require("perigee.plot")[kind](self:path("plots/" .. name .. ".png"), ...)
 end
 
---- A progress bar of `total` steps on stderr; silent with --quiet or when stderr is no terminal.
+--- A progress bar on stderr; silent with --quiet or when stderr is no terminal.
+-- @param title, total  what is being done, and in how many steps
+-- @return a bar (pg.progress)
 function Run:progress(title, total)
   return require("perigee.progress").new(title, total, { quiet = self.quiet })
 end
 
+--- pg.run.encode(value) -> JSON text with sorted keys and every digit; pg.run.decode(text) -> value.
 run.encode, run.decode = encode, function(text) return require("cjson").decode(text) end
 
 return run

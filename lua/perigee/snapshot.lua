@@ -23,8 +23,10 @@ local function pieces(name, object)
   return {}, state
 end
 
---- @param parts name -> object
--- @return name -> tensor, and name -> plain data
+--- What there is to save of some objects.
+-- @param parts  name -> object
+-- @return name -> tensor, sharing memory with the objects, and name -> plain data
+-- @raises on an object that has neither state_dict() nor state()
 function snapshot.take(parts)
   local tensors, data = {}, {}
   for name, object in pairs(parts) do
@@ -38,6 +40,7 @@ end
 --- A checkpoint as read from a file.
 -- @param tensors  name -> tensor
 -- @param decoded  {state = what was saved with it, parts = plain data by name, generator = the global one's state}
+-- @return an object with .state, :into(parts)
 function snapshot.new(tensors, decoded)
   return setmetatable({ tensors = tensors, data = decoded.parts, generator = decoded.generator, state = decoded.state },
     Saved)

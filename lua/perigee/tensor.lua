@@ -61,14 +61,22 @@ local function filled(where, value)
   end
 end
 
---- pg.zeros(2, 3, {dtype = "float32", device = "cpu"}). Sizes may also be one list.
+--- pg.zeros(2, 3, options) or pg.zeros({2, 3}, options); so too pg.ones. Without sizes: 0-dimensional.
+-- @param options {dtype = "float32" ("float64", "int32", "uint8"), device = "cpu"}
+-- @return a new contiguous tensor
+-- @raises on a size that is no whole number, an unknown option, dtype or device
 tensor.zeros, tensor.ones = filled("zeros", 0), filled("ones", 1)
 
---- Memory as it comes: the values are whatever stood there.
+--- pg.empty(2, 3, options): memory as it comes; the values are whatever stood there. Sizes and options as pg.zeros.
+-- @return a new contiguous tensor
 function tensor.empty(...) return empty("empty", ...) end
 
---- pg.full({2, 3}, value, options); the sizes are one list.
--- @raises when the dtype is an integer and cannot hold the value
+--- pg.full({2, 3}, value, options): every element the same.
+-- @param sizes    one list of whole numbers
+-- @param value    number
+-- @param options  as pg.zeros
+-- @return a new contiguous tensor
+-- @raises when the value is no number, or one that an integer dtype cannot hold
 function tensor.full(sizes, value, options)
   util.check(type(sizes) == "table" and (options == nil or type(options) == "table"),
     "full: takes a list of sizes, a value and options; got %s, %s, %s", call.describe(sizes), call.describe(value),
@@ -88,11 +96,17 @@ local function random(where, draw)
   end
 end
 
---- Normal(0, 1) and uniform [0, 1) draws of the global generator (pg.seed), the same on every device.
+--- pg.randn(2, 3, options) and pg.rand: normal(0, 1) and uniform [0, 1) draws of the global generator (pg.seed), the same
+-- on every device. Sizes and options as pg.zeros; float32 or float64.
+-- @return a new contiguous tensor
 tensor.randn, tensor.rand = random("randn", lib.pg_randn), random("rand", lib.pg_rand)
 
---- pg.arange(n) is 1..n; pg.arange(first, last, step) includes `last` when the steps meet it.
--- @param options {dtype = "int32" where first and step are whole, else "float32"; device}
+--- pg.arange(n) is 1..n; pg.arange(first, last, step, options) includes `last` when the steps meet it.
+-- @param first, last  numbers
+-- @param step         number, default 1; may be negative
+-- @param options      {dtype = "int32" where first and step are whole, else "float32"; device = "cpu"}
+-- @return a tensor of one dimension
+-- @raises when the step is 0, on a number that is not finite or that the dtype cannot hold
 function tensor.arange(first, last, step, options)
   if type(last) == "table" then options, last = last, nil end
   if type(step) == "table" then options, step = step, nil end
@@ -115,7 +129,10 @@ function tensor.arange(first, last, step, options)
   return options.device == "cpu" and t or t:to(options.device)
 end
 
---- The (n, n) identity.
+--- The identity.
+-- @param n whole number
+-- @param options as pg.zeros
+-- @return (n, n)
 function tensor.eye(n, options)
   options = util.options("eye", options, { dtype = "float32", device = "cpu" })
   local t = empty("eye", { n, n }, { dtype = options.dtype })
@@ -144,6 +161,9 @@ local function pour(value, sizes, depth, data, at, dtype)
 end
 
 --- A tensor from nested lists, or from one number (0-dimensional).
+-- @param value    a number, or lists of lists of numbers, all of one length at each depth
+-- @param options  as pg.zeros
+-- @return a new contiguous tensor
 -- @raises on lists of unequal length, on what is no number, and on a number that an integer dtype cannot hold
 function tensor.tensor(value, options)
   options = util.options("tensor", options, { dtype = "float32", device = "cpu" })
@@ -154,7 +174,9 @@ function tensor.tensor(value, options)
   return options.device == "cpu" and t or t:to(options.device)
 end
 
---- A random order of 1..n, int32.
+--- A random order of 1..n, from the global generator.
+-- @param n whole number
+-- @return (n) int32
 function tensor.randperm(n)
   local t = empty("randperm", { n }, { dtype = "int32" })
   check(lib.pg_randperm(t:data(), n))
@@ -163,12 +185,15 @@ end
 
 -- ---- asking ---------------------------------------------------------------------------------------------------------------
 
---- The sizes, as a list. t:dim(): how many there are. t:size(d): one of them; -1 is the last.
+--- The sizes.
+-- @return a list of numbers
 function methods:shape()
   local sizes = {}
   for i = 1, lib.pg_ndim(self) do sizes[i] = tonumber(lib.pg_size(self, i - 1)) end
   return sizes
 end
+--- How many dimensions there are.
+-- @return a number
 function methods:dim() return lib.pg_ndim(self) end
 local function dimension(where, t, d) -- from 0
   local n = lib.pg_ndim(t)
@@ -176,16 +201,33 @@ local function dimension(where, t, d) -- from 0
     "%s: dimension %s does not exist: %s", where, call.describe(d), call.describe(t))
   return d < 0 and d + n or d - 1
 end
+--- One size; without d the list of all.
+-- @param d  dimension from 1; -1 is the last
+-- @return a number
+-- @raises when there is no such dimension
 function methods:size(d)
   if d == nil then return self:shape() end
   return tonumber(lib.pg_size(self, dimension("size", self, d)))
 end
+--- How many elements there are.
+-- @return a number
 function methods:numel() return tonumber(lib.pg_numel(self)) end
+--- The dtype.
+-- @return "float32", "float64", "int32" or "uint8"
 function methods:dtype() return ffi.string(lib.pg_dtype_name(lib.pg_dtype(self))) end
+--- The device.
+-- @return "cpu"
 function methods:device() return ffi.string(lib.pg_device_name(lib.pg_device(self))) end
+--- Whether the elements lie row by row without gaps.
+-- @return boolean
 function methods:is_contiguous() return lib.pg_is_contiguous(self) ~= 0 end
+--- Elements between neighbours along a dimension.
+-- @param d dimension from 1
+-- @return a number
 function methods:stride(d) return tonumber(lib.pg_stride(self, dimension("stride", self, d))) end
---- A C pointer to the first element (float *, double *, int32_t * or uint8_t *); valid while the tensor lives.
+--- A C pointer to the first element, counted from 0; valid while the tensor lives.
+-- @return float *, double *, int32_t * or uint8_t *
+-- @raises after t:free()
 function methods:data()
   local p = lib.pg_data(self)
   util.check(p ~= nil, "data: the tensor's memory was released by free()")
@@ -200,12 +242,15 @@ local function values(t)
 end
 
 --- The one value of a one-element tensor.
+-- @return a number
+-- @raises when there are more or none
 function methods:item()
   util.check(self:numel() == 1, "item: needs a tensor of one element, got %s", call.describe(self))
   return tonumber(values(self)[0])
 end
 
 --- Nested Lua lists of the values; of a 0-dimensional tensor, its number.
+-- @return lists of lists of numbers
 function methods:totable()
   local host, sizes, at = values(self), self:shape(), 0
   local function take(depth)
@@ -220,7 +265,9 @@ function methods:totable()
   return take(1)
 end
 
---- One element: t:get(2, 3); negative positions count from the end.
+--- One element: t:get(2, 3), a position for each dimension; negative ones count from the end.
+-- @return a number
+-- @raises on another number of positions, or one that does not exist
 function methods:get(...)
   local t, n = self, select("#", ...)
   util.check(n == self:dim(), "get: %d positions for %s", n, call.describe(self))
@@ -243,7 +290,9 @@ local function writable(t, where)
     "%s: the tensor requires grad and would be changed in place; do it inside pg.no_grad", where)
 end
 
---- Takes the source's values, converted to this tensor's dtype. So too t:fill_(number) and t:zero_().
+--- Takes the values of a tensor of the same shape, in place, converted to this tensor's dtype.
+-- @param source  a tensor
+-- @return the tensor itself
 -- @raises when shapes differ, or when the tensor requires grad outside pg.no_grad
 function methods:copy_(source)
   writable(self, "copy_")
@@ -251,15 +300,23 @@ function methods:copy_(source)
   check(lib.pg_copy(self, source))
   return self
 end
+--- Sets every element to a number, in place.
+-- @return the tensor itself
+-- @raises when the dtype cannot hold the number, or the tensor requires grad outside pg.no_grad
 function methods:fill_(value)
   writable(self, "fill_")
   call.fits("fill_", value, lib.pg_dtype(self))
   check(lib.pg_fill(self, value))
   return self
 end
+--- fill_(0).
 function methods:zero_() return self:fill_(0) end
 
---- t:to("float64") or t:to("cuda"): another dtype or device; the same tensor when nothing changes. Recorded.
+--- t:to("float64"): another dtype, or another device; the same tensor when nothing changes. A change of dtype between
+-- floats is recorded for backward.
+-- @param word  a dtype or a device
+-- @return a tensor
+-- @raises on a word that is neither
 function methods:to(word)
   if DTYPE[word] then
     if word == self:dtype() then return self end
@@ -276,29 +333,40 @@ function methods:to(word)
   return own(out[0])
 end
 
---- Lets go of the memory at once; reading the tensor afterwards is an error.
+--- Lets go of the memory at once instead of when the collector comes by; reading the tensor afterwards is an error.
 function methods:free() lib.pg_free(self) end
 
 -- ---- autograd -------------------------------------------------------------------------------------------------------------
 
---- Marks a leaf whose gradient backward() fills in (false: no more); returns the tensor. t.grad reads it, and may be
--- assigned a tensor of the same shape and dtype, or nil.
+--- Marks a leaf whose gradient backward() fills in (on = true, the default), or no longer (false). t.grad reads it, and may
+-- be assigned a tensor of the same shape and dtype, or nil.
+-- @return the tensor itself
+-- @raises on int32 and uint8, and on false for a tensor that was computed: use detach()
 function methods:requires_grad_(on)
   check(lib.pg_set_requires_grad(self, on == false and 0 or 1))
   return self
 end
+--- Whether backward reaches this tensor.
+-- @return boolean
 function methods:requires_grad() return lib.pg_requires_grad(self) ~= 0 end
+--- Whether the tensor was made, not computed from one that requires grad.
+-- @return boolean
 function methods:is_leaf() return lib.pg_is_leaf(self) ~= 0 end
 
---- The same values without history.
+--- The same values, sharing memory, without history.
+-- @return a tensor that does not require grad
 function methods:detach()
   local out = Out()
   check(lib.pg_detach(self, out))
   return own(out[0])
 end
 
---- Gradients of this scalar for every leaf that it depends on, added to their `.grad`.
--- @param options {grad = tensor, for a result that is not a scalar; retain = true keeps the graph for another pass}
+--- Gradients of this scalar for every leaf that it depends on, added to their `.grad`, which is a tensor or nil and may be
+-- assigned. What backward needs is let go of as it passes.
+-- @param options {grad = tensor of this one's shape, for a result that is not a scalar; retain = true keeps the graph for
+--   another pass}, or the grad alone
+-- @raises when nothing was recorded, when the graph was let go of, when an op on the way has no backward (with the reason),
+--   or when a value that it needs was changed in place
 function methods:backward(options)
   if is_tensor(options) then options = { grad = options } end
   options = util.options("backward", options, { grad = util.none, retain = false })
@@ -306,7 +374,9 @@ function methods:backward(options)
   check(lib.pg_backward(self, options.grad, options.retain and 1 or 0))
 end
 
---- Runs fn without recording; returns what it returns, and restores recording even when it raises.
+--- Runs fn(...) without recording; recording is restored even when fn raises.
+-- @param fn  a function; further arguments are passed to it
+-- @return what fn returns
 function tensor.no_grad(fn, ...)
   local before = lib.pg_grad_enabled(0)
   local results = { pcall(fn, ...) }
@@ -367,22 +437,31 @@ for name, op in pairs(call.ops) do
   if op.method and not methods[name] then methods[name] = op.call end
 end
 
---- The op index takes its tensors first; the method reads as the field writes it. So too t:gather(dim, positions) and
--- t:scatter_add(dim, positions, source).
+--- Elements along a dimension by position: the op pg.index(t, positions, dim), which takes its tensors first, as a method.
+-- @param dim        dimension from 1
+-- @param positions  (n) int32 from 1
+-- @return the tensor's shape with n at dim
 function methods:index(dim, positions) return call.ops.index.call(self, positions, dim) end
+--- One element for each position: the op pg.gather(t, positions, dim) as a method.
+-- @return the shape of positions
 function methods:gather(dim, positions) return call.ops.gather.call(self, positions, dim) end
+--- The op pg.scatter_add(t, positions, source, dim) as a method.
+-- @return the tensor's shape
 function methods:scatter_add(dim, positions, source)
   return call.ops.scatter_add.call(self, positions, source, dim)
 end
 
---- The transpose of a matrix.
+--- The transpose of a matrix, a view.
+-- @return (m, n) from (n, m)
 function methods:t()
   util.check(self:dim() == 2, "t: takes a matrix (transpose names two dimensions of others), got %s", call.describe(self))
   return self:transpose(1, 2)
 end
 
---- Pieces along `dim` (1 when not given), as a list of views; gradients flow through each.
+--- Pieces along a dimension; gradients flow through each.
 -- @param sizes  one size for all pieces, the last maybe shorter, or a list of sizes that add up to the dimension's
+-- @param dim    dimension, default 1
+-- @return a list of views
 -- @raises when a size is not a whole number of 1 or more (0 or more in a list), or the list does not add up
 function methods:split(sizes, dim)
   dim = dim or 1
@@ -409,6 +488,8 @@ function methods:split(sizes, dim)
 end
 
 --- pg.where(cond, a, b), also cond:where(a, b): a where cond is not 0, else b. Two numbers make a float32 result.
+-- @param cond, a, b  tensors that broadcast together; a and b may be numbers
+-- @return a tensor of the common shape
 function tensor.where(cond, a, b, ...)
   if type(a) == "number" and type(b) == "number" then a = tensor.tensor(a) end
   return call.ops.where.call(cond, a, b, ...)

@@ -4,7 +4,7 @@ local util = {}
 
 local here = debug.getinfo(1, "S").source:match("^@(.*)util%.lua$")
 
---- The folder that holds the package's own files, with a trailing slash.
+-- The folder that holds the package's own files, with a trailing slash.
 util.folder = here
 
 -- The level of the first caller outside the package: an error shows the line that the user wrote.
@@ -24,10 +24,11 @@ end
 function util.raise(message) error(message, user_level()) end
 
 --- Raises a formatted error at the user's line.
--- @param _ kept for symmetry with error(): the level is found, not counted
+-- @param _       kept for symmetry with error(): the level is found, not counted
+-- @param format  as string.format, with its values
 function util.fail(_, format, ...) error(format:format(...), user_level()) end
 
---- Raises unless `condition` holds; returns it otherwise.
+--- Raises unless `condition` holds; returns it otherwise. @param condition, format as assert and string.format
 function util.check(condition, format, ...)
   if not condition then error(format:format(...), user_level()) end
   return condition
@@ -48,7 +49,9 @@ local function distance(a, b)
   return row[#b]
 end
 
---- The word of `list` nearest to `word` and its edit distance, or nil when the list is empty.
+--- The word of a list with the least edit distance.
+-- @param word, list
+-- @return a word and its distance, or nil when the list is empty
 function util.nearest(word, list)
   local best, least
   for _, candidate in ipairs(list) do
@@ -58,12 +61,15 @@ function util.nearest(word, list)
   return best, least
 end
 
+-- Marks an option without a default.
+util.none = setmetatable({}, { __tostring = function() return "none" end })
+
 --- Lays `given` over `defaults`.
 -- @param where     the function's name, for the message
 -- @param given     table or nil
 -- @param defaults  table of every allowed key; util.none marks one without a default
--- @return a new table; raises on an unknown key, naming the nearest
-util.none = setmetatable({}, { __tostring = function() return "none" end })
+-- @return a new table
+-- @raises on an unknown key, naming the nearest
 function util.options(where, given, defaults)
   local result = {}
   for key, value in pairs(defaults) do
@@ -92,6 +98,7 @@ int fsync(int fd); int fileno(void *stream); int rename(const char *from, const 
 ]]
 
 --- Writes a whole file: to a temporary name, flushed to the disk, renamed. A kill at any instant leaves the old file.
+-- @param path, text  strings
 -- @raises one line with the path and the system's reason; the old file is then untouched
 function util.write_file(path, text)
   local temporary = path .. ".tmp"

@@ -12,8 +12,9 @@ local random = require "perigee.data.random"
 
 local concepts = {}
 
---- Value names of each property, in the order of the spec's columns.
+-- Value names of each property, in the order of the spec's columns.
 concepts.fields = { "shape", "color", "texture", "position", "count", "size", "background" }
+--- Value names of each property: a table name -> list, in the order of the labels.
 concepts.values = {
   shape = { "circle", "square", "triangle", "star", "cross", "ring", "diamond", "pentagon" },
   color = { "red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink" },
@@ -36,6 +37,9 @@ local function spec_of(self, i)
 end
 
 --- The caption of scene i, such as "two small red striped stars" or "one large blue solid ring at the top left".
+-- @param i  scene, from 1
+-- @return text
+-- @raises on a scene that does not exist
 function Dataset:caption(i)
   local w, count = spec_of(self, i)
   local noun = count == 1 and w.shape or w.shape == "cross" and "crosses" or w.shape .. "s"
@@ -43,7 +47,9 @@ function Dataset:caption(i)
   return ("%s %s %s %s %s%s"):format(w.count, w.size, w.color, w.texture, noun, place)
 end
 
---- Questions about scene i with their answers: a list of {question =, answer =, about =}.
+--- Questions about scene i with their answers.
+-- @param i  scene, from 1
+-- @return a list of {question =, answer =, about = property}
 function Dataset:questions(i)
   local w, count = spec_of(self, i)
   local list = {
@@ -113,7 +119,8 @@ end
 --- Renders a dataset of procedural scenes.
 -- @param options {n = 1000, seed = 0, task = "shape" (color, texture, position, count, size), size = 32 pixels,
 --   hold_out = list of combinations that never appear, each such as {color = "red", shape = "star"}}
--- @return dataset {name, images uint8 (N, S, S, 3), labels int32 (N), classes, specs}, :caption(i), :questions(i), :property(name)
+-- @return dataset {name, images uint8 (N, S, S, 3), labels int32 (N), classes, specs}, with :caption(i), :questions(i),
+--   :property(name)
 -- @raises on an unknown option, task, property or value
 function concepts.new(options)
   options = util.options("concepts", options, { n = 1000, seed = 0, task = "shape", size = 32, hold_out = {} })

@@ -165,7 +165,7 @@ local function check_root(where, root, package)
     where, tostring(root), package and ": install the Debian package " .. package or "")
 end
 
---- Open Clip Art: drawings by subject, the package's top-level folders with at least 60 pictures.
+--- Open Clip Art, public domain: drawings by subject, the package's top-level folders with at least 60 pictures.
 -- @param options {path =, size = 32, per_class = 300 pictures at most}
 -- @return dataset with .files and .captions (false where no NAME.txt lies beside NAME.png)
 -- @raises when openclipart-png is not installed
@@ -176,7 +176,7 @@ function pictures.openclipart(options)
   return load("openclipart", options.path, options)
 end
 
---- Tux Paint's stamps by top-level folder (at least 20 pictures), most with a caption.
+--- Tux Paint's stamps, GPL, by top-level folder (at least 20 pictures), most with a caption.
 -- @param options {path =, size = 32, per_class = 300 pictures at most}
 -- @return dataset with .files and .captions (false where no NAME.txt lies beside NAME.png)
 -- @raises when tuxpaint-stamps-default is not installed

@@ -12,6 +12,7 @@ local Words = ffi.typeof "uint32_t[?]"
 -- @param seed    whole number from 0 to 2^32 - 1
 -- @param stream  whole number that sets apart generators of one seed, such as the epoch; default 0
 -- @return an object with :below(n), :permutation(n)
+-- @raises on a seed that is no such number
 function random.new(seed, stream)
   util.check(type(seed) == "number" and seed >= 0 and seed < 2 ^ 32 and seed % 1 == 0,
     "seed: must be a whole number from 0 to 2^32 - 1, got %s", tostring(seed))
@@ -20,7 +21,7 @@ function random.new(seed, stream)
   return setmetatable({ key = Words(2, seed, 0), counter = counter, block = Words(4), used = 4 }, { __index = methods })
 end
 
---- A uniform whole number in 1..n.
+--- A uniform whole number in 1..n. @param n whole number, 1 or more @return a number
 function methods:below(n)
   if self.used == 4 then
     lib.pg_philox(self.counter, self.key, self.block)
@@ -31,7 +32,7 @@ function methods:below(n)
   return math.floor(word * 2 ^ -32 * n) + 1
 end
 
---- A uniformly random order of 1..n (Fisher-Yates), as a list.
+--- A uniformly random order of 1..n (Fisher-Yates). @param n whole number @return a list
 function methods:permutation(n)
   local order = {}
   for i = 1, n do order[i] = i end

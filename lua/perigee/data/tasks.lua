@@ -113,7 +113,9 @@ local TASKS = {
   { name = "size", label = "seen", description = "3 sizes, procedural scenes" },
 }
 
---- Every task: a list of {name =, description =, label = "seen", "partly" or "held out" (in pre-training), folds =}.
+--- Every task of the benchmark, in the order of its tables.
+-- @return a list of {name =, description =, label = "seen", "partly" or "held out" (in pre-training), folds = 5 where the
+--   task has few images and is cross-validated, else nil}
 function tasks.list()
   local list = {}
   for i, t in ipairs(TASKS) do
@@ -173,6 +175,7 @@ end
 --- What pre-training may see of a picture source: no image of any task's parts.
 -- @param name "openclipart", or "fashion_mnist" (four of its ten classes)
 -- @return dataset
+-- @raises on any other name
 function tasks.pretraining(name)
   local task = find(name)
   util.check(task.pretrain, "pretraining: '%s' has no part for pre-training: openclipart and fashion_mnist do", name)

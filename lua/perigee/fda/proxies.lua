@@ -29,7 +29,10 @@ return function(fda)
       return describe:format(self.dim, self.width, self.n_positive, self.n_negative, count)
     end
 
-    --- Logits of every proxy for every token, (B, B, n+ + n-); the anchor itself attends to nobody and is not attended to.
+    --- Logits of every proxy for every token; an anchor's own row is no token: nobody attends to it.
+    -- @param features  (B, D)
+    -- @param graph     of the batch
+    -- @return (B, B, n+ + n-), the positive proxies first
     function Generator:logits(features, graph)
       local p, b, r = pg(), graph.size, self.width
       local shared = features:linear(self.conv1, self.bias1):reshape(1, b, r)
@@ -42,7 +45,9 @@ return function(fda)
       return h:linear(self.conv2, self.bias2)
     end
 
-    --- Proxies of every anchor. @param x (B, D) features, used as constants @param graph of the batch
+    --- Proxies of every anchor; gradient flows into the generator alone.
+    -- @param x      (B, D) features, used as constants
+    -- @param graph  of the batch
     -- @return as fda.pool
     -- @raises when the batch or k asks for other numbers of proxies than the generator was made for
     function Generator:generate(x, graph)
@@ -59,11 +64,12 @@ return function(fda)
     end
   end
 
-  --- A proxy generator: one attention and two 1x1 convolutions over the batch as tokens (method 1.2g).
-  -- @param options dim (D of the features), width (r, default 32), ratio (s, default 0.4), batch (B, default 64), k
-  --                (default 8), weights of proxies ("pooled", the default, or "cosine": see fda.pool), dtype; weights are
-  --                drawn from the global generator
-  -- @return a module; :count() parameters, :parameters(), :state_dict(), :load_state_dict(), :generate(x, graph)
+  --- A proxy generator: one attention and two 1x1 convolutions over the batch as tokens (docs/method.md, section 1.2g).
+  -- n+ = max(1, round(s k)), n- = max(1, round(s (B-1-k))). Initial weights come from the global generator.
+  -- @param options {dim = D of the features (needed), width = 32 (r), ratio = 0.4 (s, above 0 up to 1), batch = 64 (B),
+  --                k = 8, weights = "pooled" or "cosine" (see fda.pool), dtype = "float32"}
+  -- @return a module with :generate(x, graph); .n_positive, .n_negative are the numbers of proxies, :count() of parameters
+  -- @raises on a number out of range, or k of B or more
   function fda.ProxyGenerator(options)
     options = util.options("fda.ProxyGenerator", options, { dim = util.none, width = 32, ratio = 0.4, batch = 64, k = 8,
       weights = "pooled", dtype = "float32" })
@@ -100,8 +106,8 @@ return function(fda)
   -- @param logits  (B, B, n+ + n-): of token j of anchor i for each proxy; gradient flows through them
   -- @param x       (B, D) features, constants
   -- @param graph   of the batch
-  -- @param options positive = n+; weights: "pooled" (default) w^p = Pi w; "cosine" w^p = cos(x0_i, Pi X0), signed as the
-  --                graph's weights are
+  -- @param options {positive = n+ (needed); weights: "pooled" (default) w^p = Pi w, or "cosine" w^p = cos(x0_i, Pi X0),
+  --                signed as the graph's weights are}
   -- @return {positive = (B, n+, D), negative = (B, n-, D), positive_weights = (B, n+), negative_weights = (B, n-),
   --          positive_pooling = (B, n+, B), negative_pooling = (B, n-, B)}; a set without proxies is left out
   function fda.pool(logits, x, graph, options)
@@ -161,11 +167,14 @@ return function(fda)
   end
 
   --- The generator's own loss: a contrastive term that keeps proxies near their set and away from the other, and alpha
-  -- times the variance term (method 1.1, 1.2h). Gradient reaches the generator alone.
-  -- @param proxies from :generate or fda.pool @param x (B, D) the features that were pooled @param graph of the batch
-  -- @param options tau, bias, scale as in fda.loss, as constants; alpha (default 1) >= 0; gamma: the spread asked for,
-  --                "real" (default) that of the real set in each dimension, or a number (VICReg's is 1)
+  -- times the variance term (docs/method.md, sections 1.1 and 1.2h). Gradient reaches the generator alone.
+  -- @param proxies from :generate or fda.pool
+  -- @param x       (B, D), the features that were pooled
+  -- @param graph   of the batch
+  -- @param options {tau, bias, scale as in fda.loss, as constants; alpha = 1, 0 or more; gamma: the spread asked for, "real"
+  --                (default) that of the real set in each dimension, or a number (VICReg's is 1)}
   -- @return scalar
+  -- @raises on an alpha or gamma out of range
   function fda.proxy_loss(proxies, x, graph, options)
     options = util.options("fda.proxy_loss", options,
       { tau = 0.1, bias = "auto", scale = util.none, alpha = 1, gamma = "real" })
@@ -219,10 +228,12 @@ return function(fda)
     return pg().cat(list, 2), pg().cat(weights, 2)
   end
 
-  --- The loss over real features and proxies (method 1.1, 1.2i-j): the FDA sum extended by each anchor's proxies, with
-  -- the normaliser B - 1 + n+ + n-. Gradient reaches x alone: proxies are constants here.
+  --- The loss over real features and proxies (docs/method.md, sections 1.1 and 1.2i-j): the FDA sum extended by each
+  -- anchor's proxies, with the normaliser B - 1 + n+ + n-. Gradient reaches x alone: proxies are constants here.
+  -- @param x       (B, D) current features
+  -- @param graph   of the batch
   -- @param proxies from :generate, or nil, which is FDA bit for bit
-  -- @param options tau, bias, scale as in fda.loss; through_pool: gradient also through X in P = Pi X (default false)
+  -- @param options {tau, bias, scale as in fda.loss; through_pool = false: gradient also through X in P = Pi X}
   -- @return scalar
   function fda.proxy_fda_loss(x, graph, proxies, options)
     options = util.options("fda.proxy_fda_loss", options, PAIRS)

@@ -94,14 +94,14 @@ local function draw_classes(list, weights, count, greedy, uniform)
 end
 
 return function(fda)
-  --- Class-balanced batches with hard class mining.
-  -- @param options labels (N) int32 from 1; features (N, D) pre-trained; classes (m, default 16), per_class (n, default 4);
-  --                temperature of the draw (default 0.05); greedy: the nearest classes without a draw;
-  --                order of the seed classes: "uniform" (default), or "epoch": every class once before one comes again;
-  --                pool: how many nearest classes the draw is from (default 2 m); seed of the stream (default: drawn from
-  --                the global generator)
-  -- With fewer than m classes all are used and n becomes ceil(m n / classes); a class of fewer than n images gives all
-  -- of them distinct first, the rest with replacement; a label that no image has is no class.
+  --- Class-balanced batches with hard class mining (docs/method.md, section 1.2e). With fewer than m classes all are used
+  -- and n becomes ceil(m n / classes); a class of fewer than n images gives all of them distinct first, the rest with
+  -- replacement; a label that no image has is no class.
+  -- @param options {labels (N) int32 from 1; features (N, D) pre-trained; classes = 16 (m), per_class = 4 (n);
+  --                temperature = 0.05 of the draw; greedy = false: true takes the nearest classes without a draw; order of
+  --                the seed classes: "uniform" (default), or "epoch": every class once before one comes again; pool: how
+  --                many nearest classes the draw is from, 2 m if not given; seed of the stream, drawn from the global
+  --                generator if not given}
   -- @return a sampler {classes = m, per_class = n}; :next() or .next() -> (m n) int32 positions, class by class, the seed
   --          class first; :state() -> a table of numbers, :restore(state): the same batches follow
   -- @raises on labels below 1, on counts that do not match, on features that are not finite

@@ -28,7 +28,9 @@ local fda = {
   },
 }
 
---- What FDA and Proxy-FDA share. @return {depths = list or nil, count = features a batch, scale = module or nil,
+--- What FDA and Proxy-FDA share.
+-- @param where, pretrained, o  the method's name, the frozen model, every option's value
+-- @return {depths = list or nil, count = features a batch, scale = module or nil,
 --          options(i) -> tau, bias and scale of feature i, pairs(batch) -> list of {current feature, graph}}
 function fda.views(where, pretrained, o)
   local final = o.depths == "final"
