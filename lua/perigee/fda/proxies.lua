@@ -1,4 +1,4 @@
--- proxies.lua - proxies, their generator and their losses (Proxy-FDA; method 1.2g-j). `tokens` are the others of an anchor.
+-- proxies.lua - proxies, their generator and their losses (Proxy-FDA; docs/method.md, section 1.2g-j). `tokens` are the others of an anchor.
 --
 --   tokens of anchor i: [x_j ; w_ij ; +-1], j != i       h = GELU(conv1 tokens);  h = h + attention(h);  logits = conv2 h
 --   Pi = softmax over the tokens of the proxy's own set (neighbours or the rest),   P = Pi X,   w^p = Pi w

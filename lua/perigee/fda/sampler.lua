@@ -1,4 +1,4 @@
--- sampler.lua - class-balanced batches with hard class mining (method 1.2e): a seed class, then classes whose pre-trained
+-- sampler.lua - class-balanced batches with hard class mining (docs/method.md, section 1.2e): a seed class, then classes whose pre-trained
 -- centroids are like it, n images of each.
 --
 --   mu_c = normalised mean of the unit features of class c,  S_cc' = mu_c . mu_c',  p(c' | seed) ~ exp(S / temperature)

@@ -1,4 +1,4 @@
--- ewc.lua - elastic weight consolidation (method 4): parameters that the old task leans on stay near their values.
+-- ewc.lua - elastic weight consolidation (docs/method.md, section 2.1): parameters that the old task leans on stay near their values.
 --
 --   weight / 2 * sum_p F_p (p - p0)^2,     F = mean over images of (d log p(y | x) / d p)^2, one image at a time
 --

@@ -1,4 +1,4 @@
--- fda.lua - feature distribution alignment (method 1): the batch's neighbour graph of pre-trained features is kept.
+-- fda.lua - feature distribution alignment (docs/method.md, section 1): the batch's neighbour graph of pre-trained features is kept.
 --
 --   weight * mean over anchors of 1/(B-1) sum_{j != i} softplus(w_ij (b - cos(x_i, x_j) / tau))
 --

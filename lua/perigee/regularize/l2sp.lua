@@ -1,4 +1,4 @@
--- l2sp.lua - the distance from the starting point (method 2):
+-- l2sp.lua - the distance from the starting point (docs/method.md, section 2.1):
 --
 --   weight * sum_p |p - p0|^2,    p over the encoder's parameters; the head is free
 

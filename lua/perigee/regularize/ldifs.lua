@@ -1,4 +1,4 @@
--- ldifs.lua - the distance of features at several depths (method 2):
+-- ldifs.lua - the distance of features at several depths (docs/method.md, section 2.1):
 --
 --   weight * mean over depths, batch, tokens and channels of (u(z) - u(z0))^2,    z, z0 token maps (B, T, D)
 --

@@ -1,4 +1,4 @@
--- lwf.lua - learning without forgetting (method 4): on the new images, the old task's head goes on saying what it said.
+-- lwf.lua - learning without forgetting (docs/method.md, section 2.1): on the new images, the old task's head goes on saying what it said.
 --
 --   weight * mean over the batch of  - sum_c q_c log p_c,   q = softmax(old logits / T),  p = softmax(logits / T)
 --
