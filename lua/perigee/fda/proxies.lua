@@ -1,10 +1,11 @@
--- proxies.lua - proxies, their generator and their losses (Proxy-FDA; docs/method.md, section 1.2g-j). `tokens` are the others of an anchor.
+-- proxies.lua - proxies, their generator and their losses (Proxy-FDA). `tokens` are the others of an anchor.
 --
 --   tokens of anchor i: [x_j ; w_ij ; +-1], j != i       h = GELU(conv1 tokens);  h = h + attention(h);  logits = conv2 h
 --   Pi = softmax over the tokens of the proxy's own set (neighbours or the rest),   P = Pi X,   w^p = Pi w
 --
 -- A proxy is a convex combination of real features. Gradients: proxy_loss reaches the generator alone (features are
 -- constants), proxy_fda_loss the features alone (proxies are constants, unless through_pool).
+-- Source: docs/method.md, section 1.2g-j.
 
 local util = require "perigee.util"
 

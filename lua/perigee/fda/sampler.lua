@@ -1,10 +1,11 @@
--- sampler.lua - class-balanced batches with hard class mining (docs/method.md, section 1.2e): a seed class, then classes whose pre-trained
+-- sampler.lua - class-balanced batches with hard class mining: a seed class, then classes whose pre-trained
 -- centroids are like it, n images of each.
 --
 --   mu_c = normalised mean of the unit features of class c,  S_cc' = mu_c . mu_c',  p(c' | seed) ~ exp(S / temperature)
 --
 -- What is the same for every batch (members, centroids, each class's nearest) is computed once; a batch costs work in
 -- m n alone. It draws from a stream of its own, so that nothing else that a run draws moves its batches.
+-- Source: docs/method.md, section 1.2e.
 
 local util = require "perigee.util"
 

@@ -1,9 +1,10 @@
--- ewc.lua - elastic weight consolidation (docs/method.md, section 2.1): parameters that the old task leans on stay near their values.
+-- ewc.lua - elastic weight consolidation: parameters that the old task leans on stay near their values.
 --
 --   weight / 2 * sum_p F_p (p - p0)^2,     F = mean over images of (d log p(y | x) / d p)^2, one image at a time
 --
 -- y is drawn from the model's own prediction (labels "sampled": the Fisher information), or is the true label ("true", the
 -- empirical one). The implementation in mammoth multiplies each square by p(y | x): factor "probability" does so too.
+-- Source: docs/method.md, section 2.1.
 
 local util = require "perigee.util"
 local regularize = require "perigee.regularize"

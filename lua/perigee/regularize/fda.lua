@@ -1,9 +1,10 @@
--- fda.lua - feature distribution alignment (docs/method.md, section 1): the batch's neighbour graph of pre-trained features is kept.
+-- fda.lua - feature distribution alignment: the batch's neighbour graph of pre-trained features is kept.
 --
 --   weight * mean over anchors of 1/(B-1) sum_{j != i} softplus(w_ij (b - cos(x_i, x_j) / tau))
 --
 -- on the final feature, as the paper has it; or, an option of ours to stand fairly beside LDIFS, the mean of that loss over
 -- the class tokens (or mean tokens) at several depths, each with its own pre-trained graph.
+-- Source: docs/method.md, section 1.
 
 local util = require "perigee.util"
 local regularize = require "perigee.regularize"

@@ -1,6 +1,8 @@
--- l2sp.lua - the distance from the starting point (docs/method.md, section 2.1):
+-- l2sp.lua - the distance from the starting point:
 --
 --   weight * sum_p |p - p0|^2,    p over the encoder's parameters; the head is free
+--
+-- Source: docs/method.md, section 2.1.
 
 local regularize = require "perigee.regularize"
 

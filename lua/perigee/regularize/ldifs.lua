@@ -1,9 +1,10 @@
--- ldifs.lua - the distance of features at several depths (docs/method.md, section 2.1):
+-- ldifs.lua - the distance of features at several depths:
 --
 --   weight * mean over depths, batch, tokens and channels of (u(z) - u(z0))^2,    z, z0 token maps (B, T, D)
 --
 -- u brings vectors to length one: along the tokens of each channel (norm_axis "token", which is what the authors' code
 -- does), or along the channels of each token ("channel", as LPIPS does over its channels).
+-- Source: docs/method.md, section 2.1.
 
 local regularize = require "perigee.regularize"
 

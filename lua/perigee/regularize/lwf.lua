@@ -1,9 +1,10 @@
--- lwf.lua - learning without forgetting (docs/method.md, section 2.1): on the new images, the old task's head goes on saying what it said.
+-- lwf.lua - learning without forgetting: on the new images, the old task's head goes on saying what it said.
 --
 --   weight * mean over the batch of  - sum_c q_c log p_c,   q = softmax(old logits / T),  p = softmax(logits / T)
 --
 -- softmax(z / T) is the paper's p^{1/T} brought to sum one. The old logits are those of the pre-trained model and of a
 -- copy of its head, taken before the first step; the head itself may train on. No factor T^2 is applied.
+-- Source: docs/method.md, section 2.1.
 
 local util = require "perigee.util"
 local regularize = require "perigee.regularize"

@@ -1,7 +1,9 @@
--- proxy_fda.lua - Proxy-FDA (docs/method.md, section 1): FDA over real features and proxies, which a generator pools from them.
+-- proxy_fda.lua - Proxy-FDA: FDA over real features and proxies, which a generator pools from them.
 --
 --   weight * L_Proxy-FDA reaches the encoder; the generator learns from L_proxy = contrast + alpha * variance, alongside,
 --   by an optimiser of its own. ratio 0 has no proxies and is FDA bit for bit.
+--
+-- Source: docs/method.md, section 1.
 
 local fda = require "perigee.regularize.fda"
 
