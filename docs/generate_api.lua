@@ -21,6 +21,7 @@ local MODULES = {
   { "pg.optim", "optim", { optim = "pg.optim", Optimizer = "opt" } },
   { "pg.models", "models", { models = "pg.models", ViT = "vit" } },
   { "pg.data", "data", { data = "pg.data", Batches = "batches" } },
+  { "pg.data: loader", "data/loader", { Loader = "loader" }, itself = "pg.data.loader" },
   { "pg.data: folders of pictures", "data/pictures", { pictures = "pg.data" } },
   { "pg.data: procedural scenes", "data/concepts", { concepts = "pg.data", Dataset = "scenes" },
     { ["pg.data.new"] = "pg.data.concepts", ["pg.data.values"] = "pg.data.concept_values" } },
@@ -129,26 +130,34 @@ local function parameter(text)
   return table.concat(names, ", ") .. ": " .. plain(rest)
 end
 
--- A block: its text, then a list of what goes in, comes out and is raised.
+-- A block: its text, then a list of what goes in, comes out and is raised. Below a tag, a line that is set in by two
+-- blanks and has a name, two blanks and a text is an item of a list of its own.
 local function describe(block, out)
   local text, tags = {}, {}
+  local function more(part)
+    local tag = tags[#tags]
+    local name, said = part:match "^  (%w[%w_, ]-)  +(%S.*)$"
+    if name then tag.items[#tag.items + 1] = name .. "  " .. said
+    elseif #tag.items > 0 then tag.items[#tag.items] = tag.items[#tag.items] .. " " .. part
+    else tag.text = tag.text .. " " .. part end
+  end
   for _, line in ipairs(block) do
     local at = 1
     repeat
       local from, to, tag = line:find("@(%a+)%s*", at)
       local part = line:sub(at, from and from - 1)
-      if #tags == 0 then
-        if part:match "%S" or not from then text[#text + 1] = part end
-      else tags[#tags][2] = tags[#tags][2] .. " " .. part end
-      if from then tags[#tags + 1], at = { tag, "" }, to + 1 end
+      if #tags > 0 then more(part)
+      elseif part:match "%S" or not from then text[#text + 1] = part end
+      if from then tags[#tags + 1], at = { kind = tag, text = "", items = {} }, to + 1 end
     until not from
   end
   paragraphs(text, out)
   for _, tag in ipairs(tags) do
-    local kind, said = tag[1], tag[2]
+    local kind, said = tag.kind, tag.text
     util.check(kind == "param" or kind == "return" or kind == "raises", "generate_api: there is no tag @%s: %s", kind, block[1])
     if kind == "param" then out[#out + 1] = "- " .. parameter(said)
     else out[#out + 1] = "- " .. (kind == "return" and "returns " or "raises ") .. plain(said) end
+    for _, item in ipairs(tag.items) do out[#out + 1] = "  - " .. parameter(item) end
   end
   if #tags > 0 then out[#out + 1] = "" end
 end
