@@ -10,7 +10,7 @@ for i, task in ipairs(pg.data.tasks()) do names[i] = task.name end
 local options = {
   { "method", "naive,proxy_fda", help = "comma-separated: " .. table.concat(METHODS, ", ") },
   { "weight", "own", help = "of the regulariser: comma-separated, one run a weight; own is each method's default" },
-  { "task", "clipart_rotation", choices = names, help = "what to fine-tune on" },
+  { "task", "fashion_mnist", choices = names, help = "what to fine-tune on" },
   { "head", "auto", choices = { "auto", "probe", "random" },
     help = "where the head starts: a linear probe or random; auto is random for naive, else probe" },
   { "steps", 300, min = 1, help = "optimiser steps a method" },
@@ -20,7 +20,7 @@ local options = {
   { "per_class", 4, min = 1, help = "images a class (n)" },
   { "train", 2000, min = 64, help = "training images of the fine-tuned task" },
   { "probe", 400, min = 20, help = "labelled images of a probe" },
-  { "test", 1000, min = 50, help = "test images of a task; tasks of few images are cross-validated instead" },
+  { "test", 1000, min = 50, help = "test images of a task; other tasks of few images are cross-validated instead" },
   { "probe_steps", 300, min = 1, help = "steps of a linear probe" },
   { "checkpoint", 50, min = 1, help = "steps between checkpoints" },
   { "model", "vit_small.safetensors", help = "the pre-trained model, beside this file" },
@@ -50,6 +50,7 @@ local tasks = {}
 for _, name in ipairs(names) do
   tasks[name] = pg.data.task(name, { train = name == opt.task and opt.train or opt.probe, test = opt.test, seed = opt.seed })
 end
+tasks[opt.task].folds = nil -- its own test part alone: other folds hold images that the encoder is about to train on
 local train = tasks[opt.task].train
 
 local function encoder(model)

@@ -38,7 +38,7 @@ for _, name in ipairs(folders) do
     task = result.task
     if not before[seed] then before[seed], seeds[#seeds + 1] = result.before, seed end
     for _, row in ipairs(result.rows) do
-      local method = group == "baselines" and row.method or group
+      local method = group:sub(1, #row.method + 1) == row.method .. "_" and group or row.method
       local key = method .. (row.weight and " " .. row.weight or "")
       if not cells[key] then
         cells[key] = { method = method, weight = row.weight, runs = {} }
