@@ -76,12 +76,12 @@ end
 
 local Terminal = {}
 Terminal.__index = Terminal
-local O_RDWR, O_NOCTTY, POLLIN = 2, 256, 1
+local O_RDWR, O_NOCTTY, O_CLOEXEC, POLLIN = 2, 0x100, 0x80000, 1
 
 --- Starts a shell command on a new pseudo-terminal of 80 columns, in a session of its own, so that Ctrl-C reaches it.
 -- @return {type(text), expect(plain text, seconds), finish()}
 function process.terminal(command)
-  local fd = ffi.C.posix_openpt(O_RDWR + O_NOCTTY)
+  local fd = ffi.C.posix_openpt(O_RDWR + O_NOCTTY + O_CLOEXEC)
   assert(fd >= 0 and ffi.C.grantpt(fd) == 0 and ffi.C.unlockpt(fd) == 0, "no pseudo-terminal")
   local name = ffi.string(ffi.C.ptsname(fd))
   -- the first terminal that a session's leader opens becomes its own
@@ -118,16 +118,22 @@ function Terminal:expect(text, seconds)
   end
 end
 
---- Reads to the end. @return the exit status
+--- Reads to the end; what prints nothing for ten seconds is ended. @return the exit status
 function Terminal:finish()
-  while ffi.C.access("/proc/" .. self.pid, 0) == 0 and self.pid do
-    local _, closed = self:take(0.1)
-    if closed then break end
-  end
+  local more, closed
+  repeat more, closed = self:take(10) until closed or not more
+  if not closed then ffi.C.kill(-self.pid, 9) end
   local status = tonumber(self.pipe:read "*l")
   self.pipe:close()
   ffi.C.close(self.fd)
   return status
+end
+
+--- Ends it whatever it does.
+function Terminal:stop()
+  ffi.C.kill(-self.pid, 9) -- the session's number is its leader's
+  self.pipe:close()
+  ffi.C.close(self.fd)
 end
 
 return process

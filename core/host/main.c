@@ -2,7 +2,7 @@
  * edits lines. Everything a person sees otherwise is in lua/perigee/cli.
  *
  * Lua reaches this file as the module perigee.host:
- *   interrupted() -> whether Ctrl-C was pressed       resume_signals() forgets it
+ *   interrupted() -> whether Ctrl-C was pressed       resume_signals() forgets it, and the promise below
  *   graceful(on)  -> with on, the first Ctrl-C only raises the flag, which the caller promises to poll
  *   readline(prompt) -> line | nil, "interrupted" | nil      add_history(line)  load_history(path)  save_history(path)
  *   completer(fn)    fn(line, column) -> list of completions, length of the word they replace
@@ -19,30 +19,56 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- Ctrl-C ------------------------------------------------------------------------------------------------------ */
 
 static lua_State *main_state;
+static char package_folder[PATH_MAX]; /* holds perigee/init.lua */
 static volatile sig_atomic_t pressed; /* times Ctrl-C was pressed since the last reset */
 static volatile sig_atomic_t polite;  /* 1: a training loop polls the flag and stops by itself */
 static volatile sig_atomic_t editing; /* 1: a line is being typed; el_gets returns by itself */
+static volatile double insisted;      /* when the hook was set that has not been heard yet; 0: none */
+static const double PATIENCE = 0.3;   /* seconds that the package's own functions are given to come to their end */
+static const double DEAF = 1.0;       /* seconds without hearing, after which one more Ctrl-C leaves */
 
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* An error out of the middle of an optimiser's step or of no_grad would leave half of it done, so that it is raised in
+ * the user's own code where that comes soon enough. */
 static void raise_interrupted(lua_State *L, lua_Debug *ar) {
-  (void)ar;
+  size_t length = strlen(package_folder);
+  if (seconds() - insisted < PATIENCE && lua_getinfo(L, "S", ar) &&
+      (*ar->what == 'C' ||
+       (strncmp(ar->source + 1, package_folder, length) == 0 && strncmp(ar->source + 1 + length, "/perigee/", 9) == 0)))
+    return;
   lua_sethook(L, NULL, 0, 0);
+  pressed = polite;
+  insisted = 0;
   lua_pushliteral(L, "interrupted"); /* no position: where it happened is chance */
   lua_error(L);
 }
 
-/* Once asks, twice insists, a third time leaves: compiled traces never call hooks, so insisting may not be heard. */
+/* Once asks a loop that polls, then it insists; compiled traces never call hooks, so that insisting may not be heard
+ * (the REPL interprets what is typed for that reason), and one more Ctrl-C leaves a process that stays deaf. */
 static void on_interrupt(int signal_number) {
   (void)signal_number;
   pressed++;
-  if (editing) return;
-  if (pressed > polite + 1) _exit(130);
-  if (pressed > polite)
-    lua_sethook(main_state, raise_interrupted, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+  if (editing || pressed <= polite) return;
+  if (insisted > 0 && seconds() - insisted > DEAF) _exit(130);
+  if (insisted == 0) insisted = seconds();
+  lua_sethook(main_state, raise_interrupted, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
+/* While a line is typed, a signal must end the read; anywhere else an interrupted system call must go on. */
+static void listen(int flags) {
+  struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = flags};
+  sigaction(SIGINT, &action, NULL);
 }
 
 static int host_interrupted(lua_State *L) {
@@ -51,8 +77,9 @@ static int host_interrupted(lua_State *L) {
 }
 
 static int host_resume_signals(lua_State *L) {
-  pressed = 0;
   lua_sethook(L, NULL, 0, 0);
+  pressed = polite = 0;
+  insisted = 0;
   return 0;
 }
 
@@ -61,8 +88,7 @@ static int host_graceful(lua_State *L) {
   return 0;
 }
 
-/* ---- line editing ---------------------------------------------------------------------------------------------------
- */
+/* ---- line editing ------------------------------------------------------------------------------------------------ */
 
 static EditLine *editor;
 static History *history_list;
@@ -163,9 +189,11 @@ static int host_readline(lua_State *L) {
   if (!editor) return luaL_error(L, "cannot edit lines on this terminal");
   snprintf(prompt_text, sizeof prompt_text, "%s", luaL_checkstring(L, 1));
   pressed = 0;
-  editing = 1;
   int length = 0;
+  editing = 1;
+  listen(0);
   const char *line = el_gets(editor, &length);
+  listen(SA_RESTART);
   editing = 0;
   if (line && length > 0) {
     if (line[length - 1] == '\n') length--;
@@ -239,8 +267,7 @@ static int open_host(lua_State *L) {
   return 1;
 }
 
-/* ---- where the Lua package is
- * ---------------------------------------------------------------------------------------- */
+/* ---- where the Lua package is ------------------------------------------------------------------------------------ */
 
 /* Writes the folder that holds perigee/init.lua: beside build/ in the source tree, share/perigee/lua once installed. */
 static int find_package(char *out, size_t size) {
@@ -288,8 +315,7 @@ int main(int argc, char **argv) {
     puts("perigee " PERIGEE_VERSION);
     return 0;
   }
-  char package[PATH_MAX];
-  if (!find_package(package, sizeof package)) {
+  if (!find_package(package_folder, sizeof package_folder)) {
     fprintf(stderr, "perigee: its Lua package is neither beside %s nor in share/perigee: install it again\n", argv[0]);
     return 1;
   }
@@ -300,10 +326,9 @@ int main(int argc, char **argv) {
   }
   main_state = L;
   luaL_openlibs(L);
-  set_paths(L, package);
+  set_paths(L, package_folder);
 
-  struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART: a read at the prompt must return */
-  sigaction(SIGINT, &action, NULL);
+  listen(SA_RESTART);
   signal(SIGPIPE, SIG_IGN); /* gnuplot may go first */
 
   int status = 1;

@@ -228,6 +228,9 @@ function Run:checkpoint(parts, state)
     { state = encode(state or {}), parts = encode(data), generator = encode(pg.rng_state()) })
 end
 
+--- Whether the folder holds a checkpoint to continue from.
+function Run:has_checkpoint() return lfs.attributes(self.folder .. "/checkpoint.safetensors", "mode") ~= nil end
+
 local function cut_metrics(self, step)
   local path, kept = self.folder .. "/metrics.jsonl", {}
   local decode = require("cjson").decode

@@ -44,21 +44,25 @@ local function describe(err)
   return { message = tostring(err), traceback = debug.traceback(tostring(err), 2) }
 end
 
--- What an interrupted run leaves: the command that continues it, where there is a checkpoint.
-local function interrupted(current)
-  local saved = current and require("lfs").attributes(current.folder .. "/checkpoint.safetensors", "mode")
-  io.stderr:write("perigee: interrupted", saved and ("; continue with: perigee run %s --resume %s\n"):format(
-    recipe.given.path, current.folder) or " before a checkpoint could be saved\n")
+-- A run that was stopped can be continued once its checkpoint is there, whether its loop returned or raised.
+local function say_interrupted(path, current)
+  if current and current:has_checkpoint() then
+    io.stderr:write("perigee: interrupted; continue with: perigee run ", path, " --resume ", current.folder, "\n")
+  else
+    io.stderr:write "perigee: interrupted before a checkpoint could be saved\n"
+  end
   return 130
 end
 
-local function report(err)
+local function report(err, path)
   if err.help then return 0 end
   if err.usage then error(err, 0) end
   local folder = package.loaded["perigee.run"]
   local current = folder and folder.current
   if current then current:note(err.traceback or tostring(err)) end
-  if err.message == "interrupted" then return interrupted(current) end
+  if err.message == "interrupted" then
+    return say_interrupted(path, current)
+  end
   io.stderr:write("perigee: ", (tostring(err.message):match "^[^\n]*"), "\n")
   if os.getenv "PERIGEE_TRACEBACK" == "1" and err.traceback then io.stderr:write(err.traceback, "\n") end
   return 1
@@ -91,7 +95,7 @@ function run.main(values, words)
 
   if not declares and (values.seed or values.threads) then recipe.apply(recipe.given) end
   local ok, err = xpcall(chunk, describe)
-  if not ok then return report(err) end
+  if not ok then return report(err, path) end
   if values.help then
     io.write(path, " declares no options.\n\n", args.help(run.command))
     return 0
@@ -99,9 +103,9 @@ function run.main(values, words)
   local folder = require "perigee.run"
   if not folder.current then -- a plain script: its folder says that it ran, and with what
     local opened, problem = xpcall(function() folder.open(recipe.plain()):finish {} end, describe)
-    if not opened then return report(problem) end
+    if not opened then return report(problem, path) end
   end
-  if host.interrupted() then return interrupted(folder.current) end
+  if host.interrupted() then return say_interrupted(path, folder.current) end
   return 0
 end
 
