@@ -330,6 +330,7 @@ int main(int argc, char **argv) {
 
   listen(SA_RESTART);
   signal(SIGPIPE, SIG_IGN); /* gnuplot may go first */
+  signal(SIGXFSZ, SIG_IGN); /* a file larger than allowed is an error of its write, with a message */
 
   int status = 1;
   lua_getglobal(L, "require");

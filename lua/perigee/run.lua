@@ -54,13 +54,18 @@ local function encode(value, indent)
   return indent and "{\n" .. table.concat(parts, ",\n") .. "\n" .. indent .. "}" or "{" .. table.concat(parts, ", ") .. "}"
 end
 
-local function read_json(path)
-  local file = io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read "*a"
+-- The configuration that a folder already has, or nil.
+local function read_config(folder)
+  local path = folder .. "/config.json"
+  if not lfs.attributes(path, "mode") then return nil end
+  local file, why = io.open(path, "rb")
+  if not file then util.fail(0, "cannot read %s", why) end
+  local ok, value = pcall(require("cjson").decode, file:read "*a" or "")
   file:close()
-  local ok, value = pcall(require("cjson").decode, text)
-  return ok and type(value) == "table" and value or nil
+  if not ok or type(value) ~= "table" then
+    util.fail(0, "%s is not the configuration of a run (it is not JSON): choose another folder", path)
+  end
+  return value
 end
 
 -- ---- the folder -----------------------------------------------------------------------------------------------------
@@ -159,7 +164,7 @@ function run.open(opt)
   local config = configuration(opt)
   local folder = opt.out or fresh_folder(config.recipe)
   folder = #folder > 1 and folder:gsub("/+$", "") or folder
-  local old = read_json(folder .. "/config.json")
+  local old = read_config(folder)
   if old then check_same(folder, old, config) end
   make_folder(folder)
   local resuming = opt.resume ~= nil and opt.resume ~= false
@@ -217,13 +222,20 @@ end
 
 -- ---- checkpoints ----------------------------------------------------------------------------------------------------
 
---- Saves a checkpoint in place of the last one, whole or not at all.
+--- Saves a checkpoint in place of the last one, whole or not at all; a value that is NaN or infinite is refused, so that
+-- the last one stays.
 -- @param parts  name -> module, optimiser, regulariser, sampler, batches or tensor (pg.snapshot)
 -- @param state  a table of anything that JSON holds, with the step: {step =, ...}; the generator's state is added
 -- @raises on a part that cannot be saved, or one line with the system's reason
 function Run:checkpoint(parts, state)
   local pg = require "perigee"
   local tensors, data = require("perigee.snapshot").take(parts)
+  for name, t in pairs(tensors) do
+    if not pg.is_finite(t) then
+      util.fail(0, "step %s: '%s' is not finite and is not saved; the last checkpoint is kept",
+        tostring(state and state.step or "?"), name)
+    end
+  end
   pg.safetensors.save(self.folder .. "/checkpoint.safetensors", tensors,
     { state = encode(state or {}), parts = encode(data), generator = encode(pg.rng_state()) })
 end

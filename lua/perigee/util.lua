@@ -7,16 +7,17 @@ local here = debug.getinfo(1, "S").source:match("^@(.*)util%.lua$")
 -- The folder that holds the package's own files, with a trailing slash.
 util.folder = here
 
--- The level of the first caller outside the package: an error shows the line that the user wrote.
+-- The level of the first caller outside the package: an error shows the line that the user wrote, and no line when it was
+-- the command line that asked.
 local function user_level()
   for level = 3, 60 do
     local info = debug.getinfo(level, "S")
-    if not info then return 2 end
+    if not info then return 0 end
     local source = info.source
     if source:sub(1, 1) == "@" and source:sub(2, #here + 1) ~= here then return level - 1 end
     if info.what == "main" and source:sub(1, 1) ~= "@" then return level - 1 end
   end
-  return 2
+  return 0
 end
 
 --- Raises an error at the user's line.

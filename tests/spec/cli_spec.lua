@@ -55,14 +55,42 @@ end
 run:finish { w = w:totable() }
 ]]
 
+-- A recipe of 400 kB a checkpoint that fails when it is told to.
+local FRAGILE = [=[
+local pg = require "perigee"
+local opt = pg.recipe { name = "fragile", options = { { "steps", 6 }, { "size", 100000 }, { "bad", "none" } } }
+local run = pg.run.open(opt)
+local saved, w, first = run:restore(), pg.zeros(opt.size):requires_grad_(true), 1
+if saved then
+  saved:into { w = w }
+  first = saved.state.step + 1
+end
+for step = first, opt.steps do
+  if step == 4 and os.getenv "STOP" then error "stopped" end
+  local features = pg.randn(opt.size)
+  if step == 4 and opt.bad == "features" then features = features * (0 / 0) end
+  local loss = (w * features):sum()
+  run:check_finite(step, { task_loss = loss }, { ["blocks.1.w"] = w })
+  if step == 4 and opt.bad == "loss" then run:check_finite(step, { l2sp = loss * math.huge }, { ["blocks.1.w"] = w }) end
+  if step == 4 and opt.bad == "parameter" then features = features * (1 / 0) end
+  pg.no_grad(function() w:copy_(w + features) end)
+  if opt.bad == "parameter" and step == 5 then run:check_finite(step, { loss = w:sum() }, { ["blocks.1.w"] = w }) end
+  run:log { step = step }
+  if step % 2 == 0 and not (opt.bad == "parameter" and step == 4 and os.getenv "LATE") then
+    run:checkpoint({ w = w }, { step = step })
+  end
+end
+run:finish { w = w:sum():item() }
+]=]
+
 describe("the command line", function()
-  local toy
+  local toy, fragile
 
   setup(function()
     folder = os.tmpname()
     os.remove(folder)
     lfs.mkdir(folder)
-    toy = write("toy.lua", TOY)
+    toy, fragile = write("toy.lua", TOY), write("fragile.lua", FRAGILE)
   end)
 
   teardown(function() os.execute("rm -rf '" .. folder .. "'") end)
@@ -84,7 +112,13 @@ describe("the command line", function()
       ["run " .. toy .. " step=3"] = "did you mean 'steps'", ["run " .. toy .. " steps=0"] = "1 or more",
       ["run " .. toy .. " steps=1.5"] = "whole number", ["run " .. toy .. " method=l3sp"] = "did you mean 'l2sp'",
       ["run " .. toy .. " lr=2"] = "1 or less", ["run " .. toy .. " --thread 2"] = "did you mean '--threads'",
-      ["run " .. toy .. " --seed x"] = "whole number", ["run " .. toy .. " --resume " .. folder] = "not a run folder",
+      ["run " .. toy .. " --seed x"] = "whole number",
+      ["run " .. toy .. " --seed 1e20"] = "0 to 9007199254740992", ["run " .. toy .. " --threads 0"] = "1 to 1024",
+      ["run " .. toy .. " --threads 5000"] = "1 to 1024", ["run " .. toy .. " --out ''"] = "--out: needs a value",
+      ["run " .. toy .. " --resume"] = "--resume: needs a value", ["run " .. toy .. " --device gpu"] = "cpu or cuda",
+      ["run " .. toy .. " --resume " .. folder .. "/none"] = "it has no config.json",
+      ["run " .. toy .. " --out " .. folder .. "/x --resume " .. folder] = "give one of them",
+      ["run " .. folder .. "/none.lua"] = "cannot read the recipe", ["repl a b"] = "one file at a time", ["run " .. toy .. " --resume " .. folder] = "not a run folder",
       ["inspect"] = "which file",
     } do
       local status, said = sh(PERIGEE .. " " .. command)
@@ -136,6 +170,117 @@ describe("the command line", function()
     assert.truthy(said:find "float64" and said:find "3 parameters, 24 B")
   end)
 
+  -- ---- what goes wrong: one line, status 1, and the last checkpoint stays ----------------------------------------------
+
+  -- Runs a command that must fail. @return the one line that it prints
+  local function fails(command, ...)
+    local status, said = sh(command)
+    assert.equal(1, status, said)
+    assert.equal(1, select(2, said:gsub("\n", "")), said)
+    for _, words in ipairs { ... } do assert.is_truthy(said:find(words, 1, true), said) end
+    return said
+  end
+
+  local function tensor_at(out)
+    local tensors, data = require("perigee.safetensors").load(out .. "/checkpoint.safetensors")
+    return tensors.w, cjson.decode(data.state).step
+  end
+
+  -- An untouched run, and one that was stopped behind its checkpoint of step 2.
+  local function stopped_run(name)
+    local out = folder .. "/" .. name
+    if not lfs.attributes(folder .. "/fragile", "mode") then
+      assert.equal(0, (sh(("%s run %s --out %s/fragile"):format(PERIGEE, fragile, folder))))
+    end
+    fails(("STOP=1 %s run %s --out %s"):format(PERIGEE, fragile, out), "stopped")
+    assert.equal(2, select(2, tensor_at(out)))
+    return out
+  end
+
+  local function assert_goes_on(out)
+    assert.equal(2, select(2, tensor_at(out)))
+    assert.is_nil(lfs.attributes(out .. "/checkpoint.safetensors.tmp", "size"))
+    assert.equal(0, (sh(("%s run %s --resume %s"):format(PERIGEE, fragile, out))))
+    assert.same(tensor_at(folder .. "/fragile"):totable(), tensor_at(out):totable())
+  end
+
+  it("keeps the last checkpoint when a file may not grow", function()
+    local out = stopped_run "limited"
+    fails(("(ulimit -f 100; %s run %s --resume %s)"):format(PERIGEE, fragile, out), "cannot write", "checkpoint.safetensors",
+      "File too large")
+    assert_goes_on(out)
+  end)
+
+  it("keeps the last checkpoint when the disk is full", function()
+    local disk = folder .. "/disk"
+    lfs.mkdir(disk)
+    if sh(("unshare -m mount -t tmpfs none %s"):format(disk)) ~= 0 then
+      pending "mounting a small disk needs root; the limit on a file's size stands for it"
+      return
+    end
+    local out = stopped_run "copied"
+    -- 1 MiB holds the checkpoint and the next one; 300 kB are taken away
+    fails(("unshare -m sh -c 'mount -t tmpfs -o size=1m none %s && cp -r %s %s/run && head -c 400000 /dev/zero >%s/more && "
+      .. "%s run %s --resume %s/run; status=$?; cp %s/run/checkpoint.safetensors %s; rm %s/run/checkpoint.safetensors.tmp "
+      .. "2>%s/gone; exit $status'"):format(disk, out, disk, disk, PERIGEE, fragile, disk, disk, out, disk, folder),
+      "cannot write", "No space left on device")
+    assert_goes_on(out)
+  end)
+
+  it("does not die of a full disk while it says so", function()
+    if not lfs.attributes("/dev/full", "mode") then pending "there is no /dev/full" return end
+    local out = stopped_run "full"
+    os.remove(out .. "/log.txt")
+    assert(lfs.link("/dev/full", out .. "/log.txt", true))
+    fails(("STOP=1 %s run %s --resume %s"):format(PERIGEE, fragile, out), "stopped")
+    os.remove(out .. "/metrics.jsonl")
+    assert(lfs.link("/dev/full", out .. "/metrics.jsonl", true))
+    os.remove(out .. "/log.txt")
+    os.remove(out .. "/checkpoint.safetensors")
+    fails(("%s run %s --out %s"):format(PERIGEE, fragile, out), "cannot write", "metrics.jsonl", "No space left on device")
+  end)
+
+  it("stops at the first NaN, naming step, term and parameter", function()
+    for bad, words in pairs {
+      features = { "step 4: task_loss is not finite", "every parameter is finite" },
+      loss = { "step 4: l2sp is not finite", "every parameter is finite" },
+      parameter = { "step 4: 'w' is not finite and is not saved" }, -- the checkpoint that would have replaced a good one
+    } do
+      local out = folder .. "/bad_" .. bad
+      fails(("%s run %s bad=%s --out %s"):format(PERIGEE, fragile, bad, out), "the last checkpoint is kept", unpack(words))
+      local w, step = tensor_at(out)
+      assert.equal(2, step)
+      assert.is_true(require("perigee").is_finite(w))
+      assert.is_nil(lfs.attributes(out .. "/result.json", "size"))
+    end
+    fails(("LATE=1 %s run %s bad=parameter --out %s/bad_late"):format(PERIGEE, fragile, folder), "step 5: task_loss",
+      "parameter 'blocks.1.w' is not finite")
+    fails(("%s run recipes/end_to_end.lua method=l2sp weight=1e39 steps=2 probe=40 test=50 train=64 probe_steps=1 --out %s/inf")
+      :format(PERIGEE, folder), "step 1: l2sp is not finite")
+  end)
+
+  it("refuses a folder that it cannot use", function()
+    local whole = stopped_run "other"
+    fails(("%s run %s --out %s"):format(PERIGEE, toy, whole), "belongs to the recipe 'fragile', not 'toy'")
+    fails(("%s run %s --out /dev/null"):format(PERIGEE, toy), "cannot make the folder /dev/null")
+    fails(("%s run %s --out /proc/none/x"):format(PERIGEE, toy), "cannot make the folder /proc/none")
+    lfs.mkdir(folder .. "/broken")
+    write("broken/config.json", '{"recipe": "to')
+    fails(("%s run %s --out %s/broken"):format(PERIGEE, toy, folder), "broken/config.json is not the configuration of a run")
+    local status, said = sh(("%s run %s --resume %s/broken"):format(PERIGEE, toy, folder))
+    assert.equal(2, status)
+    assert.is_truthy(said:find("broken/config.json cannot be read", 1, true), said)
+    local half = read(whole .. "/checkpoint.safetensors"):sub(1, 5000)
+    write("other/checkpoint.safetensors", half)
+    fails(("%s run %s --resume %s"):format(PERIGEE, fragile, whole), "other/checkpoint.safetensors", "the file holds")
+    fails(("%s inspect %s/checkpoint.safetensors"):format(PERIGEE, whole), "other/checkpoint.safetensors", "the file holds")
+    if sh "setpriv --reuid 65534 --clear-groups true" == 0 then
+      lfs.mkdir(folder .. "/locked")
+      fails(("setpriv --reuid 65534 --clear-groups %s run %s --out %s/locked"):format(PERIGEE, toy, folder),
+        "Permission denied")
+    end
+  end)
+
   it("refuses a folder of other options", function()
     local status, said = sh(PERIGEE .. " run " .. toy .. " steps=9 --seed 7 --out " .. folder .. "/whole")
     assert.equal(1, status)
@@ -166,7 +311,8 @@ describe("the command line", function()
   end)
 
   it("reads lines in the REPL, and an error does not end it", function()
-    local status, said = sh(PERIGEE .. " repl", "1 + 1\nfor i = 1, 2 do\nprint(i * 10)\nend\nerror(\"boom\")\npg.ones(2):shape()\n")
+    local status, said = sh(PERIGEE .. " repl",
+      "1 + 1\nfor i = 1, 2 do\nprint(i * 10)\nend\nerror(\"boom\")\npg.ones(2):shape()\n")
     assert.equal(0, status)
     for _, words in ipairs { "2\n", "10\n20\n", "boom", "{2}" } do assert.truthy(said:find(words, 1, true), said) end
   end)

@@ -24,8 +24,8 @@ end
 local function value_of(option, text)
   if option.kind ~= "whole" then return text end
   local value = tonumber(text)
-  if not value or value % 1 ~= 0 or value < option.min then
-    args.usage("%s: needs a whole number, %d or more, got '%s'", option[1], option.min, text)
+  if not value or value % 1 ~= 0 or value < option.min or value > option.max then
+    args.usage("%s: needs a whole number, %.0f to %.0f, got '%s'", option[1], option.min, option.max, text)
   end
   return value
 end
@@ -47,7 +47,7 @@ function args.parse(command, words)
         i = i + 1
         attached = words[i]
       end
-      if not attached then args.usage("%s: needs a value (%s)", name, option[2]) end
+      if not attached or attached == "" then args.usage("%s: needs a value (%s)", name, option[2]) end
       values[name:sub(3)] = value_of(option, attached)
     elseif option then
       if attached then args.usage("%s: takes no value", name) end

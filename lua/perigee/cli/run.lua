@@ -11,8 +11,8 @@ run.command = {
   about = "Runs a recipe, or any Lua file. `perigee run RECIPE.lua --help` lists the recipe's own key=value options.",
   options = {
     { "--device", "cpu|cuda", "where tensors live (cpu)" },
-    { "--threads", "N", "threads of OpenMP and OpenBLAS together", kind = "whole", min = 1 },
-    { "--seed", "N", "seed of the one generator (1)", kind = "whole", min = 0 },
+    { "--threads", "N", "threads of OpenMP and OpenBLAS together", kind = "whole", min = 1, max = 1024 },
+    { "--seed", "N", "seed of the one generator (1)", kind = "whole", min = 0, max = 2 ^ 53 },
     { "--out", "DIR", "the run folder (runs/NAME-DATE-TIME)" },
     { "--resume", "DIR", "continue the run in DIR from its checkpoint" },
     { "--quiet", nil, "print nothing but errors" },
@@ -59,7 +59,7 @@ local function report(err, path)
   if err.usage then error(err, 0) end
   local folder = package.loaded["perigee.run"]
   local current = folder and folder.current
-  if current then current:note(err.traceback or tostring(err)) end
+  if current then pcall(current.note, current, err.traceback or tostring(err)) end -- the disk may be what is full
   if err.message == "interrupted" then
     return say_interrupted(path, current)
   end
