@@ -101,7 +101,7 @@ fuzz: ## a million executions of each fuzzer (needs clang)
 
 lint: ## clang-format and luacheck
 	clang-format --dry-run -Werror core/*.[ch] core/*/*.[ch]
-	luacheck -q lua recipes tests
+	luacheck -q lua recipes tests docs experiments
 
 format: ## clang-format in place
 	clang-format -i core/*.[ch] core/*/*.[ch]
@@ -110,15 +110,19 @@ docs: all ## regenerate the references of ops and of the Lua interface
 	$(BUILD)/perigee run docs/generate_ops.lua --out $(BUILD)/docs-run/ops --quiet
 	$(BUILD)/perigee run docs/generate_api.lua --out $(BUILD)/docs-run/api --quiet
 
+SHARE := $(DESTDIR)$(PREFIX)/share/perigee
 install: all ## install under PREFIX (default /usr/local)
+	rm -rf $(SHARE)
 	install -D $(BUILD)/perigee $(DESTDIR)$(PREFIX)/bin/perigee
-	install -D $(BUILD)/libperigee.so $(DESTDIR)$(PREFIX)/share/perigee/libperigee.so
-	install -D -m 644 $(BUILD)/cdef.lua $(DESTDIR)$(PREFIX)/share/perigee/cdef.lua
-	cp -r lua $(DESTDIR)$(PREFIX)/share/perigee/
-	cp -r recipes $(DESTDIR)$(PREFIX)/share/perigee/
+	install -D $(BUILD)/libperigee.so $(SHARE)/libperigee.so
+	install -D -m 644 $(BUILD)/cdef.lua $(SHARE)/cdef.lua
+	cp -r lua recipes $(SHARE)/
+	chmod -R u+w,a+rX $(SHARE)
 
+# Under a DESTDIR the folders that install made go too, where nothing else is in them.
 uninstall: ## remove what install put there
-	rm -rf $(DESTDIR)$(PREFIX)/bin/perigee $(DESTDIR)$(PREFIX)/share/perigee
+	rm -rf $(DESTDIR)$(PREFIX)/bin/perigee $(SHARE)
+	$(if $(DESTDIR),cd $(DESTDIR) && rmdir -p --ignore-fail-on-non-empty $(PREFIX:/%=%)/bin $(PREFIX:/%=%)/share)
 
 clean: ## remove what was built
 	rm -rf $(BUILD)

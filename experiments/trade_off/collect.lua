@@ -100,10 +100,12 @@ end)
 -- ---- the table and the picture --------------------------------------------------------------------------------------------
 
 local lines = { ("Fine-tuned on `%s`; %d seeds; mean and 95%% interval (Student's t) over seeds."):format(task, #seeds), "",
-  "| method | weight | seeds | A_LP (%) | mean Delta_LP (points) | over all tasks | L2 drift |", "| --- | --- | --- | --- | --- | --- | --- |" }
+  "| method | weight | seeds | A_LP (%) | mean Delta_LP (points) | over all tasks | L2 drift |",
+  "| --- | --- | --- | --- | --- | --- | --- |" }
 for _, s in ipairs(rows) do
   lines[#lines + 1] = ("| %s | %s | %d | %.1f ± %.1f | %+.2f ± %.2f | %+.2f | %.2f |"):format(s.method,
-    s.weight and ("%g"):format(s.weight) or "", s.seeds, s.a_lp, s.a_lp_half, s.delta_lp, s.delta_lp_half, s.delta_all, s.l2_drift)
+    s.weight and ("%g"):format(s.weight) or "", s.seeds, s.a_lp, s.a_lp_half, s.delta_lp, s.delta_lp_half, s.delta_all,
+    s.l2_drift)
 end
 lines[#lines + 1] = "\nProbes before fine-tuning; a task counts in the mean when its probe lies between "
   .. ("%g%% and %g%%.\n\n| task | linear probe (%%) | counts |\n| --- | --- | --- |"):format(opt.least, opt.most)

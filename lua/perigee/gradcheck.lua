@@ -52,7 +52,7 @@ return function(fn, inputs, options)
       end)
       local numeric, a = (up - down) / (2 * h), analytic[k] or 0
       local err = math.abs(a - numeric) / math.max(1, math.abs(a), math.abs(numeric))
-      if not (err <= options.tolerance) then
+      if not (err <= options.tolerance) then -- luacheck: ignore 581 (NaN fails, too)
         util.fail(0, "gradcheck: input %d, element %d: gradient %.9g, central difference %.9g (relative error %.2g)", i, k,
           a, numeric, err)
       end

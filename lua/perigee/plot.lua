@@ -124,7 +124,8 @@ function plot.bars(path, spec)
   local script, parts, tics, n = head(spec), {}, {}, #spec.series
   for g, name in ipairs(spec.groups) do tics[g] = text(name) .. " " .. g end
   local width = 0.8 / n
-  script[#script + 1] = "set xtics (" .. table.concat(tics, ", ") .. ") noenhanced scale 0 rotate by 30 right\nset grid noxtics ytics"
+  script[#script + 1] = "set xtics (" .. table.concat(tics, ", ") .. ") noenhanced scale 0 rotate by 30 right\n"
+    .. "set grid noxtics ytics"
   script[#script + 1] = ("set xrange [0.4:%g]\nset style fill solid 0.9 noborder\nset boxwidth %g"):format(
     #spec.groups + 0.6, width * 0.92)
   script[#script + 1] = 'set xzeroaxis linetype 1 linecolor "#606060"'

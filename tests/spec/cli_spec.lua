@@ -118,7 +118,10 @@ describe("the command line", function()
       ["run " .. toy .. " --resume"] = "--resume: needs a value", ["run " .. toy .. " --device gpu"] = "cpu or cuda",
       ["run " .. toy .. " --resume " .. folder .. "/none"] = "it has no config.json",
       ["run " .. toy .. " --out " .. folder .. "/x --resume " .. folder] = "give one of them",
-      ["run " .. folder .. "/none.lua"] = "cannot read the recipe", ["repl a b"] = "one file at a time", ["run " .. toy .. " --resume " .. folder] = "not a run folder",
+      ["run " .. folder .. "/none.lua"] = "cannot read the recipe", ["repl a b"] = "one file at a time",
+      ["run " .. toy .. " --resume " .. folder] = "not a run folder",
+      ["--versoin"] = "unknown option '--versoin' (did you mean '--version'",
+      ["inspekt x"] = "did you mean 'inspect'", ["doctor all"] = "takes no 'all'", ["inspect a b"] = "one file at a time",
       ["inspect"] = "which file",
     } do
       local status, said = sh(PERIGEE .. " " .. command)
@@ -279,6 +282,47 @@ describe("the command line", function()
       fails(("setpriv --reuid 65534 --clear-groups %s run %s --out %s/locked"):format(PERIGEE, toy, folder),
         "Permission denied")
     end
+  end)
+
+  it("shows a run: what was asked, what came out, what is saved", function()
+    local out = folder .. "/shown"
+    local script = write("shown.lua", [=[
+      local pg = require "perigee"
+      local opt = pg.recipe { name = "shown", options = { { "k", 8 }, { "method", "fda" } } }
+      local run = pg.run.open(opt)
+      if os.getenv "SHORT" then return end
+      run:finish { task = "color", curve = pg.arange(100):totable(), before = { color = 0.5, size = 0.25 },
+        rows = { { method = "naive", a_lp = 0.75, tasks = { size = 0 } }, { method = "fda", a_lp = 0.5, weight = 10 } } }]=])
+    assert.equal(0, (sh(("SHORT=1 %s run %s --out %s"):format(PERIGEE, script, out))))
+    local status, said = sh(PERIGEE .. " inspect " .. out)
+    assert.equal(0, status)
+    assert.is_truthy(said:find("not finished", 1, true) and said:find("no checkpoint", 1, true), said)
+    assert.equal(0, (sh(("%s run %s --out %s"):format(PERIGEE, script, out))))
+    status, said = sh(PERIGEE .. " inspect " .. out)
+    assert.equal(0, status)
+    for _, words in ipairs { "recipe   shown, seed 1, cpu\n", "options  k=8 method=fda\n", "task     color\n", "... 100 values\n",
+      "before   color 0.5, size 0.25\n", "\nrows\nmethod  a_lp  weight\nnaive   0.75\nfda      0.5      10\n" } do
+      assert.is_truthy(said:find(words, 1, true), words .. said)
+    end
+  end)
+
+  it("installs, runs from there whatever the folder, and uninstalls without a trace", function()
+    local root = folder .. "/root"
+    local target = (" DESTDIR=%s PREFIX=/usr"):format(root)
+    local status, said = sh("make -o all install" .. target)
+    assert.equal(0, status, said)
+    local script = write("where.lua", "print(require('perigee.util').folder)")
+    status, said = sh(("cd / && %s/usr/bin/perigee run %s --out %s/installed"):format(root, script, folder))
+    assert.equal(0, status, said)
+    assert.equal(root .. "/usr/share/perigee/lua/perigee/\n", said)
+    status, said = sh(("cd / && %s/usr/bin/perigee run %s --out %s/installed_toy --quiet"):format(root, toy, folder))
+    assert.equal(0, status, said)
+    assert.is_truthy(read(folder .. "/installed_toy/result.json"):find '"w"')
+    status, said = sh(("cd / && %s/usr/bin/perigee run %s/usr/share/perigee/recipes/end_to_end.lua --help"):format(root, root))
+    assert.equal(0, status, said)
+    status, said = sh("make uninstall" .. target)
+    assert.equal(0, status, said)
+    assert.is_nil(lfs.attributes(root .. "/usr", "mode"))
   end)
 
   it("refuses a folder of other options", function()

@@ -13,7 +13,7 @@ end
 --- The --help text of a command: {usage=, about=, options = {{"--name", "VALUE" or nil, "help", kind}}}.
 function args.help(command)
   local lines = { "usage: perigee " .. command.usage, "", command.about }
-  if #command.options > 0 then lines[#lines + 1] = "" end
+  lines[#lines + 1] = ""
   for _, option in ipairs(command.options) do
     lines[#lines + 1] = ("  %-18s %s"):format(option[1] .. (option[2] and " " .. option[2] or ""), option[3])
   end

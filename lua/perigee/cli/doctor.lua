@@ -1,11 +1,15 @@
 -- doctor.lua - `perigee doctor`: what this machine has, and how to get what is missing.
 
+local args = require "perigee.cli.args"
 local host = require "perigee.host"
 local ffi = require "ffi"
 local lfs = require "lfs"
 
 local doctor = {
-  command = { usage = "doctor", about = "Shows CPU, BLAS and its kernel, threads, GPU, data sets found and versions.", options = {} },
+  command = {
+    usage = "doctor", options = {},
+    about = "Shows CPU, BLAS and its kernel, threads, GPU, data sets found and versions.",
+  },
 }
 
 local function say(name, format, ...) io.write(("%-10s "):format(name), format:format(...), "\n") end
@@ -34,7 +38,8 @@ local function say_data()
   end
 end
 
-function doctor.main()
+function doctor.main(_, words)
+  if words[1] then args.usage("doctor: takes no '%s'", words[1]) end
   local lib = require "perigee.ffi"
   local pg = require "perigee"
   say("perigee", "%s (ABI %d), %s", host.version, tonumber(lib.pg_abi()), host.executable)

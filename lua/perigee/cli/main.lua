@@ -6,6 +6,7 @@ local args = require "perigee.cli.args"
 local util = require "perigee.util"
 
 local COMMANDS = { "run", "repl", "inspect", "doctor" }
+local WORDS = { "run", "repl", "inspect", "doctor", "--version", "--help" }
 
 local HELP = [[
 usage: perigee COMMAND ...
@@ -14,7 +15,7 @@ Fine-tunes vision models without forgetting.
 
   run RECIPE.lua     run a recipe, or any Lua file, with a run folder of its own
   repl [FILE.lua]    type Lua with `pg` loaded
-  inspect FILE       tensors in a .safetensors, .npy, checkpoint or run folder
+  inspect FILE|RUN   tensors in a .safetensors, .npy or checkpoint; options and results of a run folder
   doctor             CPU, BLAS and its kernel, threads, GPU, data sets found, versions
   --version          the version
   --help             this text; `perigee COMMAND --help` says more
@@ -47,7 +48,8 @@ local function dispatch(words)
       return module.main(values, rest) or 0
     end
   end
-  args.usage("unknown command '%s' (did you mean '%s'?)", name, util.nearest(name, COMMANDS))
+  args.usage("unknown %s '%s' (did you mean '%s'?)", name:sub(1, 1) == "-" and "option" or "command", name,
+    util.nearest(name, WORDS))
 end
 
 -- The traceback is made where the error is raised, the only moment when the stack is still there.
