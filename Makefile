@@ -68,7 +68,7 @@ $(BUILD)/san/%.o: %.c
 
 $(BUILD)/san/core/op.o: core/ops.def
 
-$(BUILD)/test_core: tests/core/test_core.c $(SANOBJ)
+$(BUILD)/test_core $(BUILD)/test_data: $(BUILD)/test_%: tests/core/test_%.c $(SANOBJ)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LDFLAGS) $(LDLIBS)
 
 # The fuzzers' committed inputs once more; the PNG readers as the fuzzers see them, where a wrong checksum ends nothing.
@@ -90,7 +90,7 @@ demo: deps ## fine-tune on real images, print the table, leave the pictures
 	@echo "pictures: runs/demo/plots"
 
 test: deps ## every test; the last line is "N passed, N failed"
-	@$(MAKE) --no-print-directory all $(BUILD)/test_core $(BUILD)/test_fuzz
+	@$(MAKE) --no-print-directory all $(BUILD)/test_core $(BUILD)/test_data $(BUILD)/test_fuzz
 	@tests/run.sh
 
 bench: all ## measure, and print one table of ratios

@@ -24,7 +24,7 @@ int pg_resample(const uint8_t *src, const pg_resampling *r, uint8_t *dst, int64_
 /* ---- png.c, png_quick.c ---------------------------------------------------------------------------------------------
  */
 
-enum { PG_PNG_MOST_SIDE = 1000000, PG_PNG_MOST_BYTES = 64000000 };
+enum { PG_PNG_MOST_SIDE = 1000000, PG_PNG_MOST_BYTES = 64000000, PG_PNG_MOST_REDUCED = 1024 };
 
 /* v = (c a + 255 (255 - a)) / 255, rounded */
 static inline uint8_t pg_over_white(unsigned color, unsigned alpha) {

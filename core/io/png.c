@@ -7,8 +7,6 @@
 #include <png.h>
 #include <setjmp.h>
 
-enum { MOST_SIZE = 1024 };
-
 typedef struct reader {
   const char *path;
   FILE *file;
@@ -59,7 +57,8 @@ static int decode(reader *r) {
   png_init_io(r->png, r->file);
   png_set_user_limits(r->png, PG_PNG_MOST_SIDE, PG_PNG_MOST_SIDE);
   png_set_chunk_malloc_max(r->png, 8000000);
-  png_set_chunk_cache_max(r->png, 64);
+  /* What is not needed for the pixels is skipped: libpng fills as many bytes as a text chunk claims to have, 2 GB. */
+  png_set_keep_unknown_chunks(r->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION /* a fuzzer cannot guess checksums */
   png_set_crc_action(r->png, PNG_CRC_QUIET_USE, PNG_CRC_QUIET_USE);
 #endif
@@ -147,8 +146,8 @@ int pg_png_load(const char *path, bool quick, pg_tensor **out) {
 int pg_image_load(const char *path, pg_tensor **out) { return pg_png_load(path, true, out); }
 
 int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out) {
-  if (size < 1 || size > MOST_SIZE)
-    return pg_fail(PG_ERR_ARGUMENT, "%s: the reduced size must be within 1..%d, got %lld", path, MOST_SIZE,
+  if (size < 1 || size > PG_PNG_MOST_REDUCED)
+    return pg_fail(PG_ERR_ARGUMENT, "%s: the reduced size must be within 1..%d, got %lld", path, PG_PNG_MOST_REDUCED,
                    (long long)size);
   reader r = {.path = path, .size = size};
   PG_TRY(load(&r, true));

@@ -60,6 +60,27 @@ local function stored(bytes)
     .. low(math.floor(b / 256), b % 256, math.floor(a / 256), a % 256)
 end
 
+-- A black RGB PNG of any size, deflated as zlib would: one literal zero, then copies of 258 bytes from one byte back, each
+-- of 13 bits, so that the stream repeats every 13 bytes (RFC 1951, fixed Huffman codes; bits fill bytes from the lowest).
+local function png_of_zeros(width, height)
+  local n = height * (width * 3 + 1)
+  local copy, copies = "1100010100000", math.floor((n - 1) / 258)
+  local function pack(bits)
+    return (bits:gsub("........", function(byte) return string.char(tonumber(byte:reverse(), 2)) end))
+  end
+  local head = "110" .. "00110000" .. copy:rep(copies % 8) -- a last block of fixed codes, and a zero
+  local turn = -#head % 8
+  local period = copy:rep(8)
+  local tail = period:sub(turn + 1) .. ("00110000"):rep((n - 1) % 258) .. "0000000"
+  local stream = pack(head .. period:sub(1, turn))
+    .. pack(period:sub(turn + 1) .. period:sub(1, turn)):rep(math.floor(copies / 8) - 1)
+    .. pack(tail .. ("0"):rep(-#tail % 8))
+  local sum = n % 65521 -- Adler-32 of n zeros: a = 1, b = n
+  local ending = string.char(math.floor(sum / 256), sum % 256, 0, 1)
+  return "\137PNG\r\n\26\n" .. chunk("IHDR", big(width) .. big(height) .. string.char(8, 2, 0, 0, 0))
+    .. chunk("IDAT", "\120\1" .. stream .. ending) .. chunk("IEND", "")
+end
+
 -- rows: strings of packed pixels; colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA
 local function png(width, height, depth, colour, rows, extra, interlace)
   local data = {}
@@ -133,6 +154,42 @@ describe("PNG", function()
     pg.image.save(path, pg.full({ 333, 271, 3 }, 77):to "uint8")
     assert.are.equal(77, pg.image.thumbnail(path, 32):totable()[16][16][1])
     fails("within 1..1024", pg.image.thumbnail, path, 4096)
+  end)
+
+  -- By how many bytes the peak of a fresh process's resident memory grows while it runs `code`; and what it prints.
+  local function growth(code)
+    local script = temporary(([[
+      local pg = require "perigee"
+      local function status(field)
+        for line in io.lines "/proc/self/status" do
+          local kb = line:match("^" .. field .. ":%%s*(%%d+)")
+          if kb then return kb * 1024 end
+        end
+      end
+      local before = status "VmRSS"
+      %s
+      print(status "VmHWM" - before)]]):format(code))
+    local pipe = assert(io.popen("OMP_NUM_THREADS=1 luajit " .. script .. " 2>&1"))
+    local text = pipe:read "*a"
+    pipe:close()
+    return assert(tonumber(text:match "(%d+)\n$"), text), text
+  end
+
+  it("reduces 169 million pixels within 64 MB", function()
+    local path = temporary(png_of_zeros(13000, 13000))
+    local bytes, text = growth(("print(pg.image.thumbnail(%q, 64):to('float32'):max():item())"):format(path))
+    assert.are.equal("0", text:match "^[^\n]+") -- black, to the last row
+    assert.truthy(bytes < 64e6, bytes)
+  end)
+
+  it("does not fill the memory that a chunk claims to need", function() -- libpng would: 2 GB for these 60 bytes
+    for _, name in ipairs { "zTXt", "iTXt", "sPLT", "iCCP", "tRNS", "PLTE", "IDAT", "abCd" } do
+      local head = chunk("IHDR", big(2) .. big(2) .. string.char(8, 2, 0, 0, 0))
+      local path = temporary("\137PNG\r\n\26\n" .. head .. big(0x7ffffff0) .. name .. "Title\0\0text")
+      local bytes, text = growth(("print(pcall(pg.image.load, %q))"):format(path))
+      assert.truthy(text:find("damaged PNG", 1, true), text)
+      assert.truthy(bytes < 16e6, name .. ": " .. bytes)
+    end
   end)
 
   it("saves only pictures", function()
@@ -267,7 +324,7 @@ describe("safetensors", function()
     fails("8-byte prefix", load, temporary "abc")
     fails("its header would be", load, temporary(("\255"):rep(8) .. "{}"))
     fails("not JSON", load, file "{nope")
-    fails("is a list", load, file "[1]")
+    fails("begin with {", load, file "[1]")
     fails("need 3", load, file(one("[3]", "[0,2]"), "ab"))
     fails("describes 2 bytes", load, file(one("[2]", "[0,2]"), "abc"))
     fails("describes 2 bytes", load, file(one("[2]", "[0,2]"), "a"))
@@ -275,6 +332,86 @@ describe("safetensors", function()
     fails("data_offsets", load, file(one("[2]", "[3,1]"), "abc"))
     fails("not a whole number", load, file(one("[-1]", "[0,0]")))
     fails("dtype F8", load, file '{"a":{"dtype":"F8","shape":[],"data_offsets":[0,1]}}')
+  end)
+
+  -- {what the message says, header or whole header and data}; a is the tensor that a message must name.
+  local hostile = {
+    { "'a' holds 4 bytes, but its shape and dtype F32 need 8", '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', 4 },
+    { "'b' starts at byte 2 of the data, where 4 was expected",
+      '{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}', 6 },
+    { "'b' starts at byte 0 of the data, where 4 was expected", -- one inside the other
+      '{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[5],"data_offsets":[0,5]}}', 5 },
+    { "'b' starts at byte 5 of the data, where 4 was expected", -- a hole
+      '{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[1],"data_offsets":[5,6]}}', 6 },
+    { "'a' must have data_offsets", '{"a":{"dtype":"U8","shape":[1],"data_offsets":[-1,0]}}', 1 },
+    { "'a' must have data_offsets", '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0.5,1.5]}}', 1 },
+    { "'a' must have data_offsets", '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1,2]}}', 1 },
+    { "'a' must have data_offsets", '{"a":{"dtype":"U8","shape":[1],"data_offsets":{"0":0,"1":1}}}', 1 },
+    { "'a' must have data_offsets", '{"a":{"dtype":"U8","shape":[1]}}', 1 },
+    { "'a' must have data_offsets", '{"a":{"dtype":"U8","shape":[1],"data_offsets":[NaN,Infinity]}}', 1 },
+    { "'a' holds 9007199254740992 bytes", '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,9007199254740992]}}', 1 },
+    { "the header describes 4398046511104 bytes",
+      '{"a":{"dtype":"U8","shape":[4398046511104],"data_offsets":[0,4398046511104]}}', 1 },
+    { "'a' has a size that is not a whole number: -3", '{"a":{"dtype":"U8","shape":[-3,-1],"data_offsets":[0,3]}}', 3 },
+    { "'a' has a size that is not a whole number: 1.5", '{"a":{"dtype":"U8","shape":[1.5,2],"data_offsets":[0,3]}}', 3 },
+    { "'a' has a size that is not a whole number: 3", '{"a":{"dtype":"U8","shape":["3"],"data_offsets":[0,3]}}', 3 },
+    { "'a' has a size that is not a whole number: inf", '{"a":{"dtype":"U8","shape":[1e400],"data_offsets":[0,3]}}', 3 },
+    { "'a' has a shape of", -- 2^64 values: 0 in 64 bits
+      '{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}}', 0 },
+    { "'a' has a shape of", '{"a":{"dtype":"F32","shape":[9007199254740992,9007199254740992,0],"data_offsets":[0,0]}}', 0 },
+    { "'a' must have a shape", '{"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,1]}}', 1 },
+    { "'a' must have a shape", '{"a":{"dtype":"U8","shape":{"x":1},"data_offsets":[0,1]}}', 1 },
+    { "'a' must have a shape", '{"a":{"dtype":"U8","shape":3,"data_offsets":[0,3]}}', 3 },
+    { "'a' has dtype F8_E4M3", '{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}', 1 },
+    { "'a' has dtype 5", '{"a":{"dtype":5,"shape":[1],"data_offsets":[0,1]}}', 1 },
+    { "'a' has dtype F??32", '{"a":{"dtype":"F\\n\\u000032","shape":[1],"data_offsets":[0,1]}}', 1 },
+    { "'a' has dtype nil", '{"a":[]}', 0 },
+    { "not JSON", '{}x', 0 },
+    { "'a' has no description", '{"a":null}', 0 },
+    { "tensor 'two?lines' has no description", '{"two\\nlines":1}', 0 },
+    { "has 'a' twice",
+      '{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', 0 },
+    { "has 'a' twice",
+      '{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"\\u0061":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1 },
+    { "has 'dtype' twice", '{"a":{"dtype":"F64","dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1 },
+    { "is not UTF-8 at byte 3", '{"\255":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1 },
+    { "is not UTF-8 at byte 3", '{"\192\175":1}', 0 }, -- overlong
+    { "is not UTF-8 at byte 3", '{"\237\160\128":1}', 0 }, -- a surrogate
+    { "is not UTF-8 at byte 3", '{"\244\144\128\128":1}', 0 }, -- beyond U+10FFFF
+    { "is not UTF-8 at byte 4", '{"a\226\130":1}', 0 }, -- cut
+    { "not JSON", "", 0 },
+    { "not JSON", '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}', 1 },
+    { "not JSON", '{"a":1} {"b":2}', 0 },
+    { "not JSON", ('{"a":'):rep(5000), 0 },
+    { "begin with {", ' {"a":1}', 0 },
+    { "begin with {", "[]", 0 },
+    { "__metadata__ must be a map", '{"__metadata__":{"step":12}}', 0 },
+    { "__metadata__ must be a map", '{"__metadata__":["x"]}', 0 },
+    { "__metadata__ must be a map", '{"__metadata__":"x"}', 0 },
+  }
+
+  it("refuses every header that lies, in one line that names the file and the tensor", function()
+    for _, case in ipairs(hostile) do
+      local path = file(case[2], ("\0"):rep(case[3]))
+      local ok, message = pcall(load, path)
+      assert.is_false(ok, case[2])
+      assert.truthy(message:find(case[1], 1, true), message)
+      assert.truthy(message:find(path, 1, true), message)
+      assert.falsy(message:find "%c", message)
+    end
+    local long = file('{"' .. ("\195\164"):rep(5000) .. '":1}')
+    local _, message = pcall(load, long)
+    assert.truthy(#message < 250 and message:find "has no description", message)
+    fails("not a safetensors file", load, "/tmp")
+    fails("its header would be 18446744073709551616 bytes", load, temporary(("\255"):rep(8)))
+    local whole = read(file('{"a":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}}', ("\0"):rep(16)))
+    for cut = 0, #whole - 1 do assert.is_false(pcall(load, temporary(whole:sub(1, cut)))) end
+    fails("'a' has I64 values outside int32", load, temporary(whole:sub(1, -2) .. "\127"))
+  end)
+
+  it("keeps its promise on 20,000 mutated files", function()
+    local kept, refused = require "fuzz.safetensors"(20000, 1)
+    assert.truthy(kept > 500 and refused > 10000, kept .. " read, " .. refused .. " refused") -- both ways are walked
   end)
 
   it("leaves the old file when the new one cannot be written", function()

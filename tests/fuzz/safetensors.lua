@@ -1,0 +1,104 @@
+-- safetensors.lua - mutates a valid .safetensors file and reads what comes out of it: tensors that cover its data, or an
+-- error of one line that begins with the file. The reader is Lua, out of libFuzzer's sight, so mutations are blind: bits,
+-- bytes of JSON's alphabet, cuts and copies; the header's length mostly follows them.
+--   LUA_PATH="lua/?.lua;lua/?/init.lua;tests/?.lua;;" luajit -e 'require("fuzz.safetensors")(1000000, 1)'
+
+local bit = require "bit"
+local pg = require "perigee"
+
+local ALPHABET = '{}[]":,0123456789.-eE\\u nulltruefalse__metadata__F32F64I32U8F16BF16I64data_offsetsshapedtype\0\1\127\128\255'
+
+local function generator(seed) -- xorshift32 (Marsaglia 2003); below(n) is within 1..n
+  local state = bit.tobit(seed * 2654435769 + 1)
+  return function(n)
+    state = bit.bxor(state, bit.lshift(state, 13))
+    state = bit.bxor(state, bit.rshift(state, 17))
+    state = bit.bxor(state, bit.lshift(state, 5))
+    return (state % 4294967296) % n + 1
+  end
+end
+
+local function length_of(n) return string.char(n % 256, math.floor(n / 256)) .. ("\0"):rep(6) end
+
+-- The header of every dtype that is read, an empty tensor, a scalar and an escaped name; and its data.
+local function valid()
+  local parts, at = { '"__metadata__":{"step":"12","n\\u00e4me":"x\\"y"}' }, 0
+  local function add(name, dtype, shape, bytes)
+    parts[#parts + 1] = ('"%s":{"dtype":"%s","shape":[%s],"data_offsets":[%d,%d]}'):format(name, dtype, shape, at,
+      at + bytes)
+    at = at + bytes
+  end
+  add("a/b", "F32", "2,3", 24)
+  add("none", "F32", "0,3", 0)
+  add("c", "F64", "2", 16)
+  add("scalar", "I32", "", 4)
+  add("\195\164\\n", "U8", "3,1", 3)
+  add("h", "F16", "2", 4)
+  add("bf", "BF16", "1", 2)
+  add("i", "I64", "1", 8)
+  return "{" .. table.concat(parts, ",") .. "}", ("\0"):rep(at)
+end
+
+local function mutate(text, below)
+  local at = below(#text + 1)
+  local kind = below(8)
+  if kind <= 3 then -- another byte of JSON
+    local pick = below(#ALPHABET)
+    return text:sub(1, at - 1) .. ALPHABET:sub(pick, pick) .. text:sub(at + 1)
+  elseif kind == 4 then -- a bit
+    local byte = text:byte(at) or 0
+    return text:sub(1, at - 1) .. string.char(bit.bxor(byte, 2 ^ (below(8) - 1))) .. text:sub(at + 1)
+  elseif kind == 5 then -- some bytes less
+    return text:sub(1, at - 1) .. text:sub(at + below(12))
+  elseif kind == 6 then -- some bytes twice
+    return text:sub(1, at) .. text:sub(math.max(1, at - below(60)), at) .. text:sub(at + 1)
+  elseif kind == 7 then -- some bytes of JSON more
+    local pick = below(#ALPHABET)
+    return text:sub(1, at - 1) .. ALPHABET:sub(pick, pick + below(4)) .. text:sub(at)
+  end
+  return (text:gsub("%d+", function(digits) -- another number
+    local others = { "0", "-1", "1e400", "9007199254740993", "18446744073709551615", digits .. "0" }
+    if below(30) == 1 then return others[below(#others)] end
+  end))
+end
+
+local function check(ok, tensors, path)
+  if ok then
+    for name, t in pairs(tensors) do
+      assert(type(name) == "string" and t:numel() <= 64, name)
+      t:data()
+    end
+  else
+    local message = tostring(tensors)
+    assert(message:find(path, 1, true) and not message:find "%c" and #message < 400, message)
+  end
+end
+
+--- Runs the fuzzer.
+-- @param runs  files to read
+-- @param seed  a whole number; the same seed makes the same files
+-- @return how many were read, and how many were refused
+return function(runs, seed)
+  local below, header, data = generator(seed), valid()
+  local path, read = os.tmpname(), 0
+  local ok, message = pcall(function()
+    for _ = 1, runs do
+      local text, rest = header, data
+      for _ = 1, below(3) - 1 do text = mutate(text, below) end
+      if below(8) == 1 then rest = mutate(rest, below) end
+      local bytes = length_of(below(8) == 1 and #header or #text) .. text .. rest
+      if below(16) == 1 then bytes = mutate(bytes, below) end
+      local file = assert(io.open(path, "wb"))
+      file:write(bytes)
+      file:close()
+      local good, tensors = pcall(pg.safetensors.load, path)
+      check(good, tensors, path)
+      read = read + (good and 1 or 0)
+    end
+  end)
+  if not ok then -- the file stays, to be looked at
+    error(("%s (the file is %s)"):format(tostring(message), path), 0)
+  end
+  os.remove(path)
+  return read, runs - read
+end
