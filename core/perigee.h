@@ -175,8 +175,9 @@ int pg_npy_load(const char *path, pg_tensor **out); /* int64 becomes int32 where
 int pg_npy_save(const char *path, pg_tensor *t);
 int pg_image_load(const char *path, pg_tensor **out); /* PNG: uint8 (H, W, 3), alpha composited on white */
 int pg_image_load_reduced(const char *path, int64_t size,
-                          pg_tensor **out);        /* whole picture, centred on (size, size, 3) */
-/* The same for n files on all threads: images uint8 (n, size, size, 3), and whole uint8 (n): 1 where the file was read. */
+                          pg_tensor **out); /* whole picture, centred on (size, size, 3) */
+/* The same for n files on all threads: images uint8 (n, size, size, 3), and whole uint8 (n): 1 where the file was read.
+ */
 int pg_images_load_reduced(const char *const *paths, int64_t n, int64_t size, pg_tensor **images, pg_tensor **whole);
 int pg_image_save(const char *path, pg_tensor *t); /* PNG: uint8 (H, W, 3) or (H, W) */
 /* ---- procedural scenes --------------------------------------------------------------------------------------------

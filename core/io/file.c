@@ -31,6 +31,9 @@ static bool write_all(int fd, const char *data, int64_t bytes) {
 
 int pg_file_write(const char *path, int32_t n, const void *const *parts, const int64_t *bytes) {
   char temporary[4096];
+  struct stat info;
+  if (!stat(path, &info) && !S_ISREG(info.st_mode)) /* renaming onto a device would replace it */
+    return pg_fail(PG_ERR_FILE, "cannot write %s: not a regular file", path);
   if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
     return pg_fail(PG_ERR_FILE, "cannot write %.60s...: the name is too long", path);
   int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

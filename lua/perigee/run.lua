@@ -169,7 +169,7 @@ function run.open(opt)
   make_folder(folder)
   local resuming = opt.resume ~= nil and opt.resume ~= false
   local self = setmetatable({ folder = folder, config = config, opt = opt, resuming = resuming,
-    quiet = opt.quiet or false, began = os.time() }, Run)
+    quiet = opt.quiet or false, began = os.time(), logged = 0 }, Run)
   if not resuming then -- a run that begins again must not be taken for the old one's end
     os.remove(folder .. "/result.json")
     os.remove(folder .. "/checkpoint.safetensors")
@@ -208,6 +208,7 @@ function Run:log(entry)
   local line = { live_bytes = memory.live, peak_bytes = memory.peak }
   for key, value in pairs(entry) do line[key] = value end
   append(self, self.metrics, "metrics.jsonl", encode(line) .. "\n")
+  self.logged = self.logged + 1
 end
 
 --- Writes result.json: the final figures, and the seconds that this process took.
@@ -237,25 +238,26 @@ function Run:checkpoint(parts, state)
     end
   end
   pg.safetensors.save(self.folder .. "/checkpoint.safetensors", tensors,
-    { state = encode(state or {}), parts = encode(data), generator = encode(pg.rng_state()) })
+    { state = encode(state or {}), parts = encode(data), generator = encode(pg.rng_state()),
+      logged = tostring(self.logged) })
 end
 
 --- Whether the folder holds a checkpoint to continue from.
 function Run:has_checkpoint() return lfs.attributes(self.folder .. "/checkpoint.safetensors", "mode") ~= nil end
 
-local function cut_metrics(self, step)
+-- Keeps the lines that were there at the checkpoint: their number, since steps begin again with each method of a recipe.
+local function cut_metrics(self, count)
   local path, kept = self.folder .. "/metrics.jsonl", {}
-  local decode = require("cjson").decode
   for line in io.lines(path) do
-    local ok, entry = pcall(decode, line) -- a kill may have left half a line
-    if ok and type(entry) == "table" and (tonumber(entry.step) or 0) <= step then kept[#kept + 1] = line .. "\n" end
+    if #kept == count then break end
+    kept[#kept + 1] = line .. "\n"
   end
   self.metrics:close()
   util.write_file(path, table.concat(kept))
-  self.metrics = append_to(path, "ab")
+  self.metrics, self.logged = append_to(path, "ab"), #kept
 end
 
---- Reads the checkpoint back when resuming; metrics are cut to its step.
+--- Reads the checkpoint back when resuming; metrics are cut to its line.
 -- @return nil when the run is not resumed or was stopped before its first checkpoint; else {state =, :into(parts)}, where
 --   into(parts) puts everything back, the global generator too
 -- @raises when the file is damaged or no checkpoint of a run
@@ -263,7 +265,7 @@ function Run:restore()
   local path = self.folder .. "/checkpoint.safetensors"
   if not self.resuming then return nil end
   if not lfs.attributes(path, "mode") then
-    cut_metrics(self, -1)
+    cut_metrics(self, 0)
     return nil
   end
   local tensors, metadata = require("perigee").safetensors.load(path)
@@ -273,7 +275,7 @@ function Run:restore()
     if not ok then util.fail(0, "%s is not a checkpoint of a run: it holds no %s", path, key) end
     decoded[key] = value
   end
-  cut_metrics(self, tonumber(decoded.state.step) or 0)
+  cut_metrics(self, tonumber(metadata.logged) or math.huge)
   return require("perigee.snapshot").new(tensors, decoded)
 end
 

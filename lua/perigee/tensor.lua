@@ -41,9 +41,14 @@ local function sizes_of(where, ...)
 end
 
 local function new(sizes, dtype, device)
-  local out = Out()
-  check(lib.pg_new(code("dtype", DTYPE, dtype), code("device", DEVICE, device), #sizes,
-    Shape(math.max(#sizes, 1), sizes), out))
+  local out, kind, place, shape = Out(), code("dtype", DTYPE, dtype), code("device", DEVICE, device),
+    Shape(math.max(#sizes, 1), sizes)
+  local status = lib.pg_new(kind, place, #sizes, shape, out)
+  if status == lib.PG_ERR_MEMORY then -- the collector may hold what is missing
+    require("perigee.memory").collect()
+    status = lib.pg_new(kind, place, #sizes, shape, out)
+  end
+  check(status)
   return own(out[0])
 end
 

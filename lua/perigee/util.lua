@@ -102,6 +102,8 @@ int fsync(int fd); int fileno(void *stream); int rename(const char *from, const 
 -- @param path, text  strings
 -- @raises one line with the path and the system's reason; the old file is then untouched
 function util.write_file(path, text)
+  local kind = require("lfs").attributes(path, "mode") -- a device would be replaced
+  util.check(kind == nil or kind == "file", "cannot write %s: not a regular file", path)
   local temporary = path .. ".tmp"
   local file, why = io.open(temporary, "wb")
   if not file then util.fail(0, "cannot write %s", why) end
