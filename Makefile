@@ -87,7 +87,6 @@ deps: ## install what Perigee needs (apt; root or sudo)
 demo: deps ## fine-tune on real images, print the table, leave the pictures
 	@$(MAKE) --no-print-directory all
 	$(BUILD)/perigee run recipes/end_to_end.lua method=naive,proxy_fda --out runs/demo
-	@echo "pictures: runs/demo/plots"
 
 test: deps ## every test; the last line is "N passed, N failed"
 	@$(MAKE) --no-print-directory all $(BUILD)/test_core $(BUILD)/test_data $(BUILD)/test_fuzz
