@@ -144,14 +144,19 @@ describe("a recipe", function()
       end
       local seed = tonumber(os.getenv "PERIGEE_KILL_SEED") or 20
       local context, killed = (" (seed %d)"):format(seed), 0
-      for _, instant in ipairs(instants(recipe, seed, seconds)) do
+      -- A run that was through before its instant makes room for a new one; early instants then make up the number.
+      local planned, wanted, tries = instants(recipe, seed, seconds), recipe.early + #recipe.late, 0
+      while killed < wanted and tries < 4 * wanted do
+        tries = tries + 1
+        local instant = planned[tries] or { seconds = seconds * (0.2 + 0.05 * (tries % 5)) }
         local how, ended = kill_at(start(recipe, out, lfs.attributes(out .. "/config.json", "mode")), instant, out)
         context, killed = context .. "\n  " .. how, killed + (ended == 137 and 1 or 0)
         assert.is_true(ended == 137 or ended == 0, context)
+        if ended == 0 and killed < wanted then os.execute("rm -rf " .. out) end
       end
       status, said = start(recipe, out, true):wait()
       assert.equal(0, status, said .. context)
-      assert.is_true(killed >= (recipe.early + #recipe.late) / 2, "hardly any instant fell into a run:" .. context)
+      assert.equal(wanted, killed, "too few instants fell into a run:" .. context)
       local result = process.read(whole .. "/result.json")
       assert.same(without_seconds(cjson.decode(result)),
         without_seconds(cjson.decode(process.read(out .. "/result.json"))), context)
