@@ -21,9 +21,9 @@ local opt = pg.recipe {
 local GROUPS = {
   { "core", "method=linear_probe,naive,lp_ft,proxy_fda weight=10" },
   { "fda", "method=fda weight=10" },
-  { "ldifs_channel", "method=ldifs norm_axis=channel weight=100,1000" },
-  { "ldifs_token", "method=ldifs norm_axis=token weight=30,300" },
-  { "l2sp", "method=l2sp weight=0.01,0.1" },
+  { "ldifs_channel", "method=ldifs norm_axis=channel weight=10,100,1000" },
+  { "ldifs_token", "method=ldifs norm_axis=token weight=3,30,300" },
+  { "l2sp", "method=l2sp weight=0.001,0.01,0.1" },
   { "heavy", "method=fda,proxy_fda weight=1,100" },
   -- Beyond the paper, by name only (groups=...): graphs at every depth, more neighbours, firm negatives.
   { "fda_depths", "method=fda depths=all weight=3,30", extra = true },
