@@ -32,9 +32,11 @@ CORE := $(wildcard core/*.c core/ops/*.c core/io/*.c core/data/*.c)
 OBJ  := $(CORE:%.c=$(BUILD)/%.o)
 LUA  := $(shell find lua -name '*.lua' 2>/dev/null)
 
-.PHONY: all demo test bench lint format deps install uninstall docs clean help fuzz
-all: $(BUILD)/libperigee.so $(BUILD)/perigee $(BUILD)/cdef.lua ## build the library and the executable
-	@echo "perigee $(VERSION): cpu$(if $(NVCC), (nvcc is here; this version has no CUDA plug-in), (no nvcc: CPU only))"
+.PHONY: all cpu demo test test-cuda bench bench-cuda cuda-report lint format deps install uninstall docs clean help fuzz
+all: cpu $(if $(NVCC),$(BUILD)/libperigee_cuda.so) ## build the library, the executable and, where nvcc is, the CUDA plug-in
+	@echo "perigee $(VERSION): cpu$(if $(NVCC), and cuda ($(NVCC_ARCHS)), (no nvcc on PATH: no CUDA plug-in))"
+
+cpu: $(BUILD)/libperigee.so $(BUILD)/perigee $(BUILD)/cdef.lua ## build what needs no nvcc
 
 # nodelete: LuaJIT unloads libraries before it finalises the last tensors, which still call pg_release.
 $(BUILD)/libperigee.so: $(OBJ)
@@ -57,6 +59,48 @@ $(BUILD)/perigee: core/host/main.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) -Wl,-E $$(pkg-config --cflags luajit) -o $@ $< $$(pkg-config --libs luajit) -ledit -lm -ldl
 
 -include $(OBJ:.o=.d)
+
+# ---- CUDA: a plug-in beside the library, opened on the first use of "cuda" ----------------------------------------------
+CU         := $(wildcard core/cuda/*.cu core/ops/*.cu)
+# One binary for each generation from sm_75 to sm_120 that this nvcc knows (a generation runs what its first chip runs),
+# and PTX of the newest for what comes later.
+NVCC_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-code 2>/dev/null))
+NVCC_ARCHS := $(filter $(NVCC_KNOWN),sm_75 sm_80 sm_90 sm_100 sm_120)
+NVCC_LAST  := $(patsubst sm_%,%,$(lastword $(NVCC_ARCHS)))
+NVCCFLAGS  := -std=c++17 -O3 -Icore -Xcompiler -fPIC,-Wall \
+  $(foreach a,$(NVCC_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
+  $(if $(NVCC_LAST),-gencode arch=compute_$(NVCC_LAST)$(comma)code=compute_$(NVCC_LAST))
+# Both plug-ins call the core, which is already loaded when they are: it is found beside them.
+CORE_LINK   = -L$(BUILD) -l:libperigee.so
+
+$(BUILD)/cuda/%.o: %.cu core/cuda/cuda.h core/ops.def core/op.h core/core.h core/perigee.h
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCCFLAGS) -c -o $@ $<
+
+$(BUILD)/libperigee_cuda.so: $(CU:%.cu=$(BUILD)/cuda/%.o) | $(BUILD)/libperigee.so
+	$(NVCC) -shared -o $@ $^ $(CORE_LINK) -lcublas -Xlinker -rpath,'$$ORIGIN'
+
+# ---- the simulated device: the same sources by the host's compiler, once plain and once under sanitizers -----------------
+SIMT      := $(wildcard tests/simt/*.cu)
+SIMT_FLAGS = -x c++ -std=c++17 -Itests/simt $(CPPFLAGS) $(WARN) -Wno-unknown-pragmas -Wno-unused-function -fPIC -fvisibility=default -pthread
+SIMT_MAKE  = $(CU:%.cu=$(BUILD)/$(1)/%.o) $(SIMT:%.cu=$(BUILD)/$(1)/%.o)
+SIMT_SAN  := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=vptr
+
+$(BUILD)/simt/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) $(SIMT_FLAGS) -O2 -g1 -MMD -MP -c -o $@ $<
+
+$(BUILD)/simt-san/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) $(SIMT_FLAGS) $(SIMT_SAN) -MMD -MP -c -o $@ $<
+
+$(BUILD)/libperigee_cuda_sim.so: $(call SIMT_MAKE,simt) | $(BUILD)/libperigee.so
+	$(CXX) -shared -o $@ $^ $(CORE_LINK) $(LDLIBS) -Wl,-rpath,'$$ORIGIN'
+
+$(BUILD)/simt-san/libperigee_cuda_sim.so: $(call SIMT_MAKE,simt-san) | $(BUILD)/libperigee.so
+	$(CXX) -shared $(SIMT_SAN) -o $@ $^ $(CORE_LINK) $(LDLIBS) -Wl,-rpath,'$$ORIGIN/..'
+
+-include $(patsubst %.o,%.d,$(call SIMT_MAKE,simt) $(call SIMT_MAKE,simt-san))
 
 # ---- the C tests: the whole core once more, under sanitizers -------------------------------------------------------------
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -DPG_SANITIZE

@@ -2,7 +2,11 @@
 #ifndef PG_CORE_H
 #define PG_CORE_H
 #include <math.h>
+#ifdef __cplusplus /* the CUDA plug-in: it never touches a count of references, and the size is the same */
+typedef int atomic_int;
+#else
 #include <stdatomic.h>
+#endif
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -34,7 +38,7 @@ int pg_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 
 int64_t pg_shown(int64_t index);                           /* a 0-based position or label as messages print it */
 char *pg_shape_text(const pg_tensor *t, char buffer[128]); /* "(2, 3)" */
 
-/* ---- mem.c, device_cpu.c ------------------------------------------------------------------------------------------
+/* ---- mem.c, device_cpu.c, device_cuda.c ---------------------------------------------------------------------------
  */
 
 typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fills one */
@@ -43,13 +47,26 @@ typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fi
   void (*free)(void *p, size_t bytes);
   int (*fill_zero)(void *p, size_t bytes);
   int (*from_host)(void *dst, const void *src, size_t bytes);
-  int (*to_host)(void *dst, const void *src, size_t bytes);
+  int (*to_host)(void *dst, const void *src, size_t bytes); /* waits for the device, and reports what went wrong there */
   int (*copy)(void *dst, const void *src, size_t bytes);
+
+  /* What tensor.c and rng.c ask of a device that is not the host. Tensors live on it. */
+  int (*assign)(pg_tensor *dst, const pg_tensor *src); /* one shape, any strides, any dtypes */
+  int (*fill)(pg_tensor *t, double value);             /* any strides */
+  int (*add)(pg_tensor *sum, const pg_tensor *t);      /* sum += t, contiguous, one shape and floating dtype */
+  int (*count_nonfinite)(const pg_tensor *t, int64_t *out);                    /* contiguous, floating */
+  int (*random)(pg_tensor *t, uint64_t seed, uint64_t offset, int32_t normal); /* contiguous, floating */
+  int (*synchronize)(void);
+  const char *(*describe)(void); /* what it is, in one line */
+  /* Optional. From now on `used` of the block's bytes belong to somebody, none of them written yet; 0: nobody's. A
+   * simulated device guards the rest. */
+  void (*mark)(void *p, size_t used, size_t capacity);
 } pg_device_vtable;
 
 extern const pg_device_vtable pg_device_cpu;
-const pg_device_vtable *pg_device_get(int32_t device); /* NULL and an error when it is not there */
+const pg_device_vtable *pg_device_get(int32_t device); /* loads a plug-in at first; NULL and an error where there is none */
 void pg_device_register(int32_t device, const pg_device_vtable *vtable);
+int pg_device_load_cuda(void); /* device_cuda.c: opens the plug-in, which registers itself */
 
 typedef struct pg_storage {
   atomic_int refs;

@@ -37,11 +37,20 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* loader threads alloc
 static const pg_device_vtable *devices[PG_DEVICES] = {[PG_CPU] = &pg_device_cpu};
 
 const pg_device_vtable *pg_device_get(int32_t device) {
-  if (device < 0 || device >= PG_DEVICES || !devices[device]) {
-    pg_fail(PG_ERR_DEVICE, "device \"%s\" is not available: this build has no plug-in for it", pg_device_name(device));
-    return NULL;
-  }
+  if (device < 0 || device >= PG_DEVICES) return pg_fail(PG_ERR_DEVICE, "there is no device number %d", device), NULL;
+  if (!devices[device] && (device != PG_CUDA || pg_device_load_cuda())) return NULL;
   return devices[device];
+}
+
+const char *pg_device_describe(int32_t device) {
+  const pg_device_vtable *vtable = pg_device_get(device);
+  return !vtable ? NULL : vtable->describe ? vtable->describe() : vtable->name;
+}
+
+int pg_synchronize(int32_t device) {
+  const pg_device_vtable *vtable = pg_device_get(device);
+  if (!vtable) return PG_ERR_DEVICE;
+  return vtable->synchronize ? vtable->synchronize() : PG_OK;
 }
 
 void pg_device_register(int32_t device, const pg_device_vtable *vtable) { devices[device] = vtable; }
@@ -63,6 +72,16 @@ static size_t cache_most(void) {
   long pages = most ? 0 : sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
   if (!most) most = PG_MAX(CACHE_LEAST, (size_t)PG_MAX(pages, 0) * (size_t)page / 4);
   return most;
+}
+
+/* Tells whoever watches the device's memory how much of a block is in use. */
+static void mark(const pg_device_vtable *device, void *data, size_t used, size_t capacity) {
+  if (device == &pg_device_cpu) {
+    ASAN_UNPOISON_MEMORY_REGION(data, used);
+    ASAN_POISON_MEMORY_REGION((char *)data + used, capacity - used);
+  } else if (device->mark) {
+    device->mark(data, used, capacity);
+  }
 }
 
 /* The four below: lock held. */
@@ -106,7 +125,7 @@ static void trim_to(int32_t device, size_t limit) {
     block *b = pools[device].oldest;
     size_t same;
     cache_remove(device, size_class(b->capacity, &same), b);
-    ASAN_UNPOISON_MEMORY_REGION(b->data, b->capacity);
+    mark(devices[device], b->data, b->capacity, b->capacity);
     devices[device]->free(b->data, b->capacity);
   }
 }
@@ -136,8 +155,7 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
     }
   }
   if (!status) {
-    ASAN_UNPOISON_MEMORY_REGION(*data, bytes);
-    ASAN_POISON_MEMORY_REGION((char *)*data + bytes, *capacity - bytes);
+    mark(vtable, *data, bytes, *capacity);
     stats->live += (int64_t)*capacity;
     stats->peak = PG_MAX(stats->peak, stats->live);
     stats->tensors += tensor;
@@ -161,11 +179,11 @@ static void block_give(int32_t device, void *data, size_t capacity, int64_t tens
   block *b = header_new();
   if (b) {
     b->data = data, b->capacity = capacity;
-    ASAN_POISON_MEMORY_REGION(data, capacity);
+    mark(devices[device], data, 0, capacity);
     cache_push(device, k, b);
     trim_to(device, cache_room(stats));
   } else {
-    ASAN_UNPOISON_MEMORY_REGION(data, capacity);
+    mark(devices[device], data, capacity, capacity);
     devices[device]->free(data, capacity);
   }
   pthread_mutex_unlock(&lock);

@@ -17,6 +17,11 @@ static struct {
   pg_kernel forward[OPS][PG_DTYPES], backward[OPS][PG_DTYPES];
 } plugged[PG_DEVICES]; /* what a device plug-in registered; the CPU's are in the descriptors */
 
+void pg_op_plug(int32_t device, int32_t op, const pg_kernel *forward, const pg_kernel *backward) {
+  memcpy(plugged[device].forward[op], forward, sizeof plugged[device].forward[op]);
+  memcpy(plugged[device].backward[op], backward, sizeof plugged[device].backward[op]);
+}
+
 int32_t pg_op_count(void) { return OPS; }
 
 const pg_op_info *pg_op_get(int32_t op) { return op >= 0 && op < OPS ? &table[op]->info : NULL; }

@@ -92,6 +92,9 @@ typedef struct pg_op {
 #define PG_WORD(name, def, choices, help)                                                                              \
   { name, PG_P_CHOICE, def, 0, 0, choices, help }
 
+/* For plug-ins: the kernels of op number `op` on a device, by dtype; NULL: not for this dtype. */
+void pg_op_plug(int32_t device, int32_t op, const pg_kernel *forward, const pg_kernel *backward);
+
 /* For shape rules. */
 int pg_out(pg_call *c, int i, int32_t dtype, int32_t ndim, const int64_t *shape); /* declares output i */
 int pg_out_like(pg_call *c, int i, const pg_tensor *t);

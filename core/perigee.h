@@ -17,7 +17,7 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 2,         /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_ABI = 3,         /* raised whenever this slice changes; compared when the Lua package loads the library */
   PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
   PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
@@ -90,6 +90,9 @@ typedef struct pg_memory {
 void pg_memory_stats(int32_t device, pg_memory *out);
 void pg_memory_reset_peak(int32_t device);
 void pg_memory_trim(int32_t device); /* gives cached blocks back to the system */
+
+const char *pg_device_describe(int32_t device); /* what it is, in one line; NULL and an error: why it is not there */
+int pg_synchronize(int32_t device);             /* waits until it has done everything that was asked of it */
 
 void pg_seed(uint64_t seed);
 void pg_rng_state(uint64_t state[2]); /* {seed, offset}: what a checkpoint stores */

@@ -51,12 +51,17 @@ void pg_rng_reserve(uint64_t count, uint64_t *seed, uint64_t *offset) {
 }
 
 static int fill_random(pg_tensor *t, float (*draw)(uint64_t, uint64_t), const char *name) {
-  if (!pg_is_float(t->dtype) || !pg_is_contiguous(t) || t->device != PG_CPU)
-    return pg_fail(PG_ERR_DTYPE, "%s: needs a contiguous float32 or float64 tensor on the cpu", name);
+  if (!pg_is_float(t->dtype) || !pg_is_contiguous(t))
+    return pg_fail(PG_ERR_DTYPE, "%s: needs a contiguous float32 or float64 tensor", name);
   PG_TRY(pg_check_live(t, name));
   uint64_t seed, offset;
   int64_t n = pg_numel(t);
   pg_rng_reserve((uint64_t)n, &seed, &offset);
+  if (t->device != PG_CPU) {
+    const pg_device_vtable *vtable = pg_device_get(t->device);
+    t->storage->version++;
+    return !vtable ? PG_ERR_DEVICE : n ? vtable->random(t, seed, offset, draw == pg_normal) : PG_OK;
+  }
   float *f = PG_AT(float, t);
   double *d = PG_AT(double, t);
   bool single = t->dtype == PG_FLOAT32;

@@ -215,6 +215,22 @@ static void copy_strided(pg_tensor *dst, const pg_tensor *src) {
   }
 }
 
+/* Between devices only plain rows of bytes travel: layout and dtype are made on the source's side, then taken apart on
+ * the other. */
+static int copy_across(pg_tensor *dst, const pg_tensor *src) {
+  pg_tensor *there = NULL, *here = NULL;
+  PG_TRY(pg_new(dst->dtype, src->device, dst->ndim, dst->shape, &there));
+  int status = pg_copy(there, src);
+  if (!status && pg_is_contiguous(dst)) {
+    status = pg_copy(dst, there);
+  } else if (!status && !(status = pg_new_like(dst, &here))) {
+    status = pg_copy(here, there);
+    if (!status) status = pg_copy(dst, here);
+  }
+  pg_release(there), pg_release(here);
+  return status;
+}
+
 int pg_copy(pg_tensor *dst, const pg_tensor *src) {
   char a[128], b[128];
   if (!pg_same_shape(dst, src))
@@ -224,14 +240,15 @@ int pg_copy(pg_tensor *dst, const pg_tensor *src) {
   PG_TRY(pg_check_live(src, "copy"));
   dst->storage->version++;
   if (dst->device == PG_CPU && src->device == PG_CPU) return copy_strided(dst, src), PG_OK;
-  if (dst->dtype != src->dtype || !pg_is_contiguous(dst) || !pg_is_contiguous(src))
-    return pg_fail(PG_ERR_DEVICE, "copy between devices: needs contiguous tensors of one dtype");
   const pg_device_vtable *vtable = pg_device_get(dst->device == PG_CPU ? src->device : dst->device);
   if (!vtable) return PG_ERR_DEVICE;
+  if (!pg_numel(src)) return PG_OK;
+  bool plain = dst->dtype == src->dtype && pg_is_contiguous(dst) && pg_is_contiguous(src);
   size_t bytes = (size_t)pg_numel(src) * pg_dtype_bytes[src->dtype];
   void *to = pg_data(dst), *from = pg_data((pg_tensor *)src);
-  if (dst->device == PG_CPU) return vtable->to_host(to, from, bytes);
-  return src->device == PG_CPU ? vtable->from_host(to, from, bytes) : vtable->copy(to, from, bytes);
+  if (dst->device == src->device) return plain ? vtable->copy(to, from, bytes) : vtable->assign(dst, src);
+  if (plain) return dst->device == PG_CPU ? vtable->to_host(to, from, bytes) : vtable->from_host(to, from, bytes);
+  return copy_across(dst, src);
 }
 
 int pg_contiguous(pg_tensor *t, pg_tensor **out) {
@@ -283,10 +300,10 @@ int pg_fill(pg_tensor *t, double value) {
   int64_t n = pg_numel(t);
   if (value == 0 && !signbit(value) && pg_is_contiguous(t))
     return vtable->fill_zero(pg_data(t), (size_t)n * pg_dtype_bytes[t->dtype]);
-  uint64_t bits = 0;
-  pg_tensor *one;
-  element_set(t->dtype, &bits, 0, value);
   if (t->device == PG_CPU) { /* copy from one element, seen with strides of zero */
+    uint64_t bits = 0;
+    pg_tensor *one;
+    element_set(t->dtype, &bits, 0, value);
     int64_t zero[PG_MAX_DIMS] = {0};
     PG_TRY(pg_new(t->dtype, PG_CPU, 0, NULL, &one));
     memcpy(pg_data(one), &bits, pg_dtype_bytes[t->dtype]);
@@ -295,10 +312,7 @@ int pg_fill(pg_tensor *t, double value) {
     if (!status) copy_strided(t, wide), pg_release(wide);
     return pg_release(one), status;
   }
-  PG_TRY(pg_new(t->dtype, PG_CPU, t->ndim, t->shape, &one));
-  int status = pg_fill(one, value);
-  if (!status) status = pg_copy(t, one);
-  return pg_release(one), status;
+  return n ? vtable->fill(t, value) : PG_OK;
 }
 
 PG_SIMD static void add_f32(int64_t n, float *restrict a, const float *restrict b) {
@@ -325,6 +339,11 @@ enum { PIECE = 16384 }; /* elements that one thread takes at a time */
 
 int pg_add_into(pg_tensor *sum, const pg_tensor *t) {
   int64_t n = pg_numel(sum);
+  if (sum->device != PG_CPU) {
+    const pg_device_vtable *vtable = pg_device_get(sum->device);
+    sum->storage->version++;
+    return !vtable ? PG_ERR_DEVICE : n ? vtable->add(sum, t) : PG_OK;
+  }
 #pragma omp parallel for schedule(static) if (n > 2 * PIECE)
   for (int64_t i = 0; i < n; i += PIECE) {
     if (sum->dtype == PG_FLOAT32)
@@ -343,6 +362,11 @@ int pg_count_nonfinite(const pg_tensor *t, int64_t *out) {
   pg_tensor *flat;
   PG_TRY(pg_contiguous((pg_tensor *)t, &flat));
   int64_t n = pg_numel(flat), bad = 0;
+  if (t->device != PG_CPU) {
+    const pg_device_vtable *vtable = pg_device_get(t->device);
+    int status = !vtable ? PG_ERR_DEVICE : n ? vtable->count_nonfinite(flat, out) : PG_OK;
+    return pg_release(flat), status;
+  }
 #pragma omp parallel for schedule(static) reduction(+ : bad) if (n > 2 * PIECE)
   for (int64_t i = 0; i < n; i += PIECE)
     bad += t->dtype == PG_FLOAT32 ? nonfinite_f32(PG_MIN(PIECE, n - i), PG_AT(float, flat) + i)

@@ -4,25 +4,9 @@
 local pg = require "perigee"
 local call = require "perigee.call"
 
--- ---- sample inputs ---------------------------------------------------------------------------------------------------
--- A sample is Lua text; these are the words that it may use. Values come from one seed, so a sample is always the same.
-
-local function environment(dtype)
-  local env = { math = math, inf = math.huge }
-  function env.randn(...) return pg.randn(...):to(dtype) end
-  function env.uniform(lo, hi, ...) return (pg.rand(...) * (hi - lo) + lo):to(dtype) end
-  function env.ints(n, ...) return (pg.rand(...) * n):to("int32") + 1 end
-  function env.bytes(n, ...) return (pg.rand(...) * n):to("uint8") end
-  function env.zeros(...) return pg.zeros(...):to(dtype) end
-  function env.ones(...) return pg.ones(...):to(dtype) end
-  return env
-end
-
-local function sample(op, text, dtype)
-  pg.seed(7)
-  local chunk = assert(loadstring("return " .. text, op.name .. " sample"))
-  return setfenv(chunk, environment(dtype))()
-end
+local samples = require "samples"
+local sample, largest_difference, layouts, each_tensor, fresh, writes = samples.of, samples.largest_difference,
+  samples.layouts, samples.each_tensor, samples.fresh, samples.writes
 
 local function supports(op, args)
   local ok, result = pcall(call.named, op.name, args)
@@ -30,55 +14,7 @@ local function supports(op, args)
   return true
 end
 
--- ---- comparing ----------------------------------------------------------------------------------------------------------
-
-local function flat(t) return t:numel() == 0 and {} or t:detach():contiguous():reshape(t:numel()):totable() end
-
-local function largest_difference(a, b)
-  assert.are.same(a:shape(), b:shape())
-  local x, y, worst = flat(a), flat(b), 0
-  for i = 1, #x do
-    if x[i] ~= y[i] and not (x[i] ~= x[i] and y[i] ~= y[i]) then
-      worst = math.max(worst, math.abs(x[i] - y[i]) / math.max(1, math.abs(x[i])))
-    end
-  end
-  return worst
-end
-
 local function results(op, args) return { call.named(op.name, args) } end
-
--- The same values in another layout: transposed storage, and an offset into a larger tensor.
-local layouts = {
-  transposed = function(t)
-    if t:dim() < 2 then return t end
-    return t:transpose(1, t:dim()):contiguous():transpose(1, t:dim())
-  end,
-  offset = function(t)
-    if t:dim() < 1 or t:size(1) == 0 then return t end
-    return pg.cat({ t, t }, 1):narrow(1, t:size(1) + 1, t:size(1))
-  end,
-}
-
-local function each_tensor(args, fn)
-  local changed = {}
-  for key, value in pairs(args) do
-    if pg.is_tensor(value) then changed[key] = fn(value)
-    elseif type(value) == "table" and pg.is_tensor(value[1]) then
-      changed[key] = {}
-      for i, t in ipairs(value) do changed[key][i] = fn(t) end
-    else changed[key] = value end
-  end
-  return changed
-end
-
--- A fresh copy of the arguments, for ops that write to them.
-local function fresh(args) return each_tensor(args, function(t) return pg.is_tensor(t) and t:clone() or t end) end
-
-local function writes(op)
-  for _, input in ipairs(op.inputs) do
-    if input.written then return true end
-  end
-end
 
 -- The floating inputs that gradients flow to, as a list, and a function of such a list.
 local function differentiable(op, args)

@@ -1,0 +1,63 @@
+/* blas.cu - cuBLAS for the simulated device: the same calls, done by OpenBLAS. Columns first, as both count. */
+#include "cublas_v2.h"
+#include "simt.h"
+#include <cblas.h>
+
+struct simt_blas {
+  cudaStream_t stream;
+};
+
+cublasStatus_t cublasCreate(cublasHandle_t *out) { return *out = new simt_blas(), CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasDestroy(cublasHandle_t handle) { return delete handle, CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream) {
+  return handle->stream = stream, CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
+
+static void one(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, float alpha, const float *a, int lda,
+                const float *b, int ldb, float beta, float *c, int ldc) {
+  cblas_sgemm(CblasColMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+static void one(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, double alpha, const double *a, int lda,
+                const double *b, int ldb, double beta, double *c, int ldc) {
+  cblas_dgemm(CblasColMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+/* Bytes from the first element to the last of a matrix stored by columns. */
+template <class T> static size_t span(int rows, int columns, int ld) {
+  return rows && columns ? sizeof(T) * ((size_t)ld * (size_t)(columns - 1) + (size_t)rows) : 0;
+}
+
+template <class T>
+static cublasStatus_t batched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k, T alpha,
+                              const T *a, int lda, long long sa, const T *b, int ldb, long long sb, T beta, T *c, int ldc,
+                              long long sc, int count) {
+  int arows = ta ? k : m, brows = tb ? n : k;
+  if (m < 0 || n < 0 || k < 0 || lda < (arows > 1 ? arows : 1) || ldb < (brows > 1 ? brows : 1) || ldc < (m > 1 ? m : 1))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  if (simt::faulted()) return CUBLAS_STATUS_EXECUTION_FAILED;
+  simt::enqueue(h->stream, [=] {
+    for (int i = 0; i < count; i++) {
+      simt::check_range("cuBLAS gemm, A", a + i * sa, span<T>(arows, ta ? m : k, lda));
+      simt::check_range("cuBLAS gemm, B", b + i * sb, span<T>(brows, tb ? k : n, ldb));
+      simt::check_range("cuBLAS gemm, C", c + i * sc, span<T>(m, n, ldc));
+    }
+    for (int i = 0; i < count && !simt::faulted(); i++)
+      one(ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, alpha, a + i * sa, lda, b + i * sb, ldb,
+          beta, c + i * sc, ldc);
+  });
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                                         const float *alpha, const float *a, int lda, long long sa, const float *b, int ldb,
+                                         long long sb, const float *beta, float *c, int ldc, long long sc, int count) {
+  return batched(h, ta, tb, m, n, k, *alpha, a, lda, sa, b, ldb, sb, *beta, c, ldc, sc, count);
+}
+
+cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                                         const double *alpha, const double *a, int lda, long long sa, const double *b,
+                                         int ldb, long long sb, const double *beta, double *c, int ldc, long long sc,
+                                         int count) {
+  return batched(h, ta, tb, m, n, k, *alpha, a, lda, sa, b, ldb, sb, *beta, c, ldc, sc, count);
+}
