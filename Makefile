@@ -6,11 +6,12 @@ PREFIX  ?= /usr/local
 
 # ---- what this machine has --------------------------------------------------------------------------------------------
 CC      ?= gcc
+CXX     ?= g++
 CLANG   ?= clang-14
 NVCC    := $(shell command -v nvcc 2>/dev/null)
 LUAJIT  := $(shell pkg-config --exists luajit 2>/dev/null && echo yes)
 # A fresh machine has none of the libraries yet; `make deps` (apt) brings them, and demo and test call it when needed.
-PACKAGES := gcc make pkg-config luajit libluajit-5.1-dev libopenblas-openmp-dev libpng-dev zlib1g-dev libdeflate-dev libedit-dev \
+PACKAGES := gcc g++ make pkg-config luajit libluajit-5.1-dev libopenblas-openmp-dev libpng-dev zlib1g-dev libdeflate-dev libedit-dev \
   lua-cjson lua-argparse lua-filesystem lua-busted lua-check gnuplot-nox \
   dataset-fashion-mnist openclipart-png tuxpaint-stamps-default
 
@@ -27,6 +28,9 @@ LDLIBS   += $(if $(BLASDIR),-L$(BLASDIR) -Wl$(comma)-rpath$(comma)$(BLASDIR)) -l
 comma    := ,
 CPPFLAGS += $(if $(BLASDIR),-I$(subst /lib/,/include/,$(BLASDIR)))
 
+# A built file is a line with its name; `make V=1` shows the commands.
+Q         = $(if $(V),,@echo "  $@";)
+
 # ---- sources ----------------------------------------------------------------------------------------------------------
 CORE := $(wildcard core/*.c core/ops/*.c core/io/*.c core/data/*.c)
 OBJ  := $(CORE:%.c=$(BUILD)/%.o)
@@ -40,11 +44,11 @@ cpu: $(BUILD)/libperigee.so $(BUILD)/perigee $(BUILD)/cdef.lua ## build what nee
 
 # nodelete: LuaJIT unloads libraries before it finalises the last tensors, which still call pg_release.
 $(BUILD)/libperigee.so: $(OBJ)
-	$(CC) $(CFLAGS) -shared -Wl,-z,nodelete -o $@ $(OBJ) $(LDFLAGS) $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -shared -Wl,-z,nodelete -o $@ $(OBJ) $(LDFLAGS) $(LDLIBS)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # op.o lists every op; it must follow ops.def even where the dependency file is not there yet.
 $(BUILD)/core/op.o: core/ops.def
@@ -56,7 +60,7 @@ $(BUILD)/cdef.lua: core/perigee.h
 
 $(BUILD)/perigee: core/host/main.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -Wl,-E $$(pkg-config --cflags luajit) -o $@ $< $$(pkg-config --libs luajit) -ledit -lm -ldl
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -Wl,-E $$(pkg-config --cflags luajit) -o $@ $< $$(pkg-config --libs luajit) -ledit -lm -ldl
 
 -include $(OBJ:.o=.d)
 
@@ -75,10 +79,10 @@ CORE_LINK   = -L$(BUILD) -l:libperigee.so
 
 $(BUILD)/cuda/%.o: %.cu core/cuda/cuda.h core/ops.def core/op.h core/core.h core/perigee.h
 	@mkdir -p $(@D)
-	$(NVCC) $(NVCCFLAGS) -c -o $@ $<
+	$(Q)$(NVCC) $(NVCCFLAGS) -c -o $@ $<
 
 $(BUILD)/libperigee_cuda.so: $(CU:%.cu=$(BUILD)/cuda/%.o) | $(BUILD)/libperigee.so
-	$(NVCC) -shared -o $@ $^ $(CORE_LINK) -lcublas -Xlinker -rpath,'$$ORIGIN'
+	$(Q)$(NVCC) -shared -o $@ $^ $(CORE_LINK) -lcublas -Xlinker -rpath,'$$ORIGIN'
 
 # ---- the simulated device: the same sources by the host's compiler, once plain and once under sanitizers -----------------
 SIMT      := $(wildcard tests/simt/*.cu)
@@ -88,17 +92,17 @@ SIMT_SAN  := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-s
 
 $(BUILD)/simt/%.o: %.cu
 	@mkdir -p $(@D)
-	$(CXX) $(SIMT_FLAGS) -O2 -g1 -MMD -MP -c -o $@ $<
+	$(Q)$(CXX) $(SIMT_FLAGS) -O2 -g1 -MMD -MP -c -o $@ $<
 
 $(BUILD)/simt-san/%.o: %.cu
 	@mkdir -p $(@D)
-	$(CXX) $(SIMT_FLAGS) $(SIMT_SAN) -MMD -MP -c -o $@ $<
+	$(Q)$(CXX) $(SIMT_FLAGS) $(SIMT_SAN) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libperigee_cuda_sim.so: $(call SIMT_MAKE,simt) | $(BUILD)/libperigee.so
-	$(CXX) -shared -o $@ $^ $(CORE_LINK) $(LDLIBS) -Wl,-rpath,'$$ORIGIN'
+	$(Q)$(CXX) -shared -o $@ $^ $(CORE_LINK) $(LDLIBS) -Wl,-rpath,'$$ORIGIN'
 
 $(BUILD)/simt-san/libperigee_cuda_sim.so: $(call SIMT_MAKE,simt-san) | $(BUILD)/libperigee.so
-	$(CXX) -shared $(SIMT_SAN) -o $@ $^ $(CORE_LINK) $(LDLIBS) -Wl,-rpath,'$$ORIGIN/..'
+	$(Q)$(CXX) -shared $(SIMT_SAN) -o $@ $^ $(CORE_LINK) $(LDLIBS) -Wl,-rpath,'$$ORIGIN/..'
 
 -include $(patsubst %.o,%.d,$(call SIMT_MAKE,simt) $(call SIMT_MAKE,simt-san))
 
@@ -108,19 +112,23 @@ SANOBJ   := $(CORE:%.c=$(BUILD)/san/%.o)
 
 $(BUILD)/san/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -MMD -MP -c -o $@ $<
 
 $(BUILD)/san/core/op.o: core/ops.def
 
 $(BUILD)/test_core $(BUILD)/test_data: $(BUILD)/test_%: tests/core/test_%.c $(SANOBJ)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LDFLAGS) $(LDLIBS)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LDFLAGS) $(LDLIBS)
 
 # The fuzzers' committed inputs once more; the PNG readers as the fuzzers see them, where a wrong checksum ends nothing.
 $(BUILD)/test_fuzz: tests/fuzz/replay.c tests/fuzz/fuzz_io.c core/io/png.c core/io/png_quick.c \
     $(filter-out %/png.o %/png_quick.o,$(SANOBJ))
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION -o $@ $^ $(LDFLAGS) $(LDLIBS)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION -o $@ $^ $(LDFLAGS) $(LDLIBS)
 
 -include $(SANOBJ:.o=.d)
+
+TESTS     := $(BUILD)/test_core $(BUILD)/test_data $(BUILD)/test_fuzz
+SIMULATED := $(BUILD)/libperigee_cuda_sim.so $(BUILD)/simt-san/libperigee_cuda_sim.so
+PARALLEL  := -j$(shell nproc 2>/dev/null || echo 1)
 
 # ---- what people run --------------------------------------------------------------------------------------------------
 deps: ## install what Perigee needs (apt; root or sudo)
@@ -129,12 +137,15 @@ deps: ## install what Perigee needs (apt; root or sudo)
 	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
 
 demo: deps ## fine-tune on real images, print the table, leave the pictures
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory $(PARALLEL) cpu
 	$(BUILD)/perigee run recipes/end_to_end.lua method=naive,proxy_fda --out runs/demo
 
 test: deps ## every test; the last line is "N passed, N failed"
-	@$(MAKE) --no-print-directory all $(BUILD)/test_core $(BUILD)/test_data $(BUILD)/test_fuzz
-	@tests/run.sh
+	@$(MAKE) --no-print-directory $(PARALLEL) all $(TESTS) $(SIMULATED)
+	@tests/run.sh core cuda
+
+test-cuda: $(if $(filter real,$(CUDA)),all,cpu $(SIMULATED)) ## the CUDA tests on the simulated device; CUDA=real on this machine's GPU
+	@tests/run.sh cuda
 
 bench: all ## measure, and print one table of ratios
 	@tests/bench/run.sh
@@ -159,6 +170,7 @@ install: all ## install under PREFIX (default /usr/local)
 	install -D $(BUILD)/perigee $(DESTDIR)$(PREFIX)/bin/perigee
 	install -D $(BUILD)/libperigee.so $(SHARE)/libperigee.so
 	install -D -m 644 $(BUILD)/cdef.lua $(SHARE)/cdef.lua
+	$(if $(NVCC),install -D $(BUILD)/libperigee_cuda.so $(SHARE)/libperigee_cuda.so)
 	cp -r lua recipes $(SHARE)/
 	chmod -R u+w,a+rX $(SHARE)
 
@@ -171,4 +183,4 @@ clean: ## remove what was built
 	rm -rf $(BUILD)
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12

@@ -12,8 +12,8 @@ static int open_plugin(const char *path, const char *named) {
     FILE *there = fopen(path, "rb");
     if (there) fclose(there);
     if (!there)
-      return pg_fail(PG_ERR_DEVICE, "device \"cuda\" is not available: there is no %s; `make` builds it %s", path,
-                     named ? "with `make build/libperigee_cuda_sim.so`" : "where it finds nvcc");
+      return pg_fail(PG_ERR_DEVICE, "device \"cuda\" is not available: there is no plug-in %s; %s", path,
+                     named ? "PERIGEE_CUDA names it" : "`make` builds it where it finds nvcc");
     return pg_fail(PG_ERR_DEVICE, "device \"cuda\" is not available: %s", why);
   }
   int (*open)(int32_t abi, int32_t ops) = (int (*)(int32_t, int32_t))dlsym(handle, "pg_cuda_open");
@@ -38,8 +38,8 @@ int pg_device_load_cuda(void) {
       return pg_fail(PG_ERR_DEVICE, "%s", reason);
     }
     const char *file = dladdr((void *)pg_device_load_cuda, &self) && self.dli_fname ? self.dli_fname : "";
-    const char *slash = strrchr(file, '/');
-    snprintf(path, sizeof path, "%.*slibperigee_cuda%s.so", slash ? (int)(slash + 1 - file) : 0, file,
+    char whole[4096], *folder = realpath(file, whole) ? strrchr(whole, '/') : NULL;
+    snprintf(path, sizeof path, "%.*s/libperigee_cuda%s.so", folder ? (int)(folder - whole) : 1, folder ? whole : ".",
              named ? "_sim" : "");
   }
   int status = open_plugin(path, named);

@@ -256,6 +256,30 @@ static int run_forward(pg_call *c, int32_t op, int32_t device, int32_t dtype) {
                  pg_device_name(device), *list ? list : "nothing there");
 }
 
+/* PERIGEE_DEBUG=1: waits for the device after every op and looks at what it gave, so that an error is named where it
+ * arises and not where a value is first read. */
+static int check_outputs(const pg_call *c, int32_t device) {
+  static int on = -1;
+  if (on < 0) {
+    const char *text = getenv("PERIGEE_DEBUG");
+    on = text && !strcmp(text, "1");
+  }
+  if (!on) return PG_OK;
+  PG_TRY(pg_synchronize(device));
+  int64_t bad = 0, before = 0, some;
+  for (int32_t i = 0; i < c->n_in && !before; i++) {
+    if (!c->in[i]) continue;
+    PG_TRY(pg_count_nonfinite(c->in[i], &some));
+    before += some;
+  }
+  for (int32_t i = 0; i < c->n_out && !bad; i++) {
+    if (c->op->info.outputs[i].flags & PG_HIDDEN) continue;
+    PG_TRY(pg_count_nonfinite(c->out[i], &bad));
+  }
+  if (!bad || before) return PG_OK;
+  return argument_fail(c, "%lld values are not finite, though all inputs are (PERIGEE_DEBUG)", (long long)bad);
+}
+
 int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *params, pg_tensor **out) {
   if (op < 0 || op >= OPS) return pg_fail(PG_ERR_ARGUMENT, "there is no op number %d", op);
   pg_call c = {.op = table[op], .n_in = n_in};
@@ -281,6 +305,7 @@ int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *par
   int status = flatten_inputs(&c, in);
   if (!status) status = run_forward(&c, op, device, dtype);
   if (!status && writes) after_writing(&c);
+  if (!status) status = check_outputs(&c, device);
   if (!status && pg_recording() && !c.op->info.no_backward && wants_gradient(&c, in)) {
     pg_kernel backward = kernel_of(op, device, dtype, true);
     status = backward ? pg_record(&c, in, backward, n_params)

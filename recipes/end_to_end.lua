@@ -48,10 +48,13 @@ end
 
 local tasks = {}
 for _, name in ipairs(names) do
-  tasks[name] = pg.data.task(name, { train = name == opt.task and opt.train or opt.probe, test = opt.test, seed = opt.seed })
+  tasks[name] = pg.data.task(name, { train = name == opt.task and opt.train or opt.probe, test = opt.test, seed = opt.seed,
+    device = opt.device })
 end
 tasks[opt.task].folds = nil -- its own test part alone: other folds hold images that the encoder is about to train on
 local train = tasks[opt.task].train
+
+local function load_model() return (pg.models.load(model_file)):to(opt.device) end
 
 local function encoder(model)
   return function(images) return model(pg.data.to_float(images)) end
@@ -84,10 +87,9 @@ if saved then rows, curves = saved.state.rows, saved.state.curves end
 
 local function fine_tune(row)
   pg.seed(opt.seed)
-  local pretrained, model = pg.models.load(model_file), pg.models.load(model_file)
-  pretrained:requires_grad_(false)
+  local pretrained, model = load_model():requires_grad_(false), load_model()
   local before = pg.metrics.encode(encoder(pretrained), train.images)
-  local head = pg.models.head(model.config.width, #train.classes)
+  local head = pg.models.head(model.config.width, #train.classes):to(opt.device)
   if opt.head == "probe" or opt.head == "auto" and row.method ~= "naive" then
     local _, probe = pg.metrics.linear_probe(before, train.labels, before, train.labels,
       { steps = opt.probe_steps, lrs = { 0.1 } })
@@ -150,7 +152,7 @@ end
 
 -- ---- the table ---------------------------------------------------------------------------------------------------------------
 
-local pretrained = pg.models.load(model_file)
+local pretrained = load_model()
 local before = probe_all(pretrained)
 for i = #rows + 1, #plan do
   local row = plan[i]
@@ -164,4 +166,4 @@ for i = #rows + 1, #plan do
 end
 
 pg.forgetting.report(run, { task = opt.task, names = names, before = before, rows = rows, curves = curves,
-  shown = shown, neighbours = neighbours(pretrained) })
+  shown = shown:to "cpu", neighbours = neighbours(pretrained) })

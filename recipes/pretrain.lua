@@ -60,11 +60,13 @@ local function batch(step)
     local x, y = source.batches:next()
     images[i + 1], labels[#properties + i] = shifted(x), y
   end
-  return pg.cat(images, 1), labels
+  return pg.cat(images, 1):to(opt.device), labels
 end
 
 -- ---- training -----------------------------------------------------------------------------------------------------------------
 
+model:to(opt.device)
+heads:to(opt.device)
 local parameters = model:parameters()
 for _, t in ipairs(heads:parameters()) do parameters[#parameters + 1] = t end
 local adamw = pg.optim.AdamW(parameters, { lr = opt.lr, weight_decay = opt.weight_decay })
@@ -117,7 +119,7 @@ local card = { trained_by = "recipes/pretrain.lua: self-trained, from random wei
   licences = "scenes: drawn by core/data/concepts.c; openclipart: public domain; Fashion-MNIST: MIT" }
 run:say("%-18s %10s %8s %8s", "linear probe", "accuracy", "chance", "label")
 for _, task in ipairs(pg.data.tasks()) do
-  local sample = pg.data.task(task.name, { train = opt.probe, test = 2000, seed = opt.seed })
+  local sample = pg.data.task(task.name, { train = opt.probe, test = 2000, seed = opt.seed, device = opt.device })
   local accuracy = pg.metrics.probe_task(function(images) return model(pg.data.to_float(images)) end, sample)
   local chance = pg.metrics.chance(sample.test.labels)
   card.linear_probe[task.name], card.label[task.name], card.chance[task.name] = accuracy, task.label, chance

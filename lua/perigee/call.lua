@@ -27,7 +27,7 @@ local tracked -- the innermost pg.scope's list of new handles
 
 --- Takes ownership of a handle that the core gave out.
 function call.own(handle)
-  memory.watch()
+  memory.watch(lib.pg_device(handle))
   local t = ffi.gc(handle, lib.pg_release)
   if tracked then tracked[#tracked + 1] = t end
   return t
@@ -110,6 +110,7 @@ local function describe(id)
     op.inputs[#op.inputs + 1] = { name = ffi.string(a.name), help = a.help ~= nil and ffi.string(a.help) or "",
       optional = has(a.flags, lib.PG_OPTIONAL), index = has(a.flags, lib.PG_INDEX), list = has(a.flags, lib.PG_LIST),
       written = has(a.flags, lib.PG_WRITTEN), no_grad = has(a.flags, lib.PG_NO_GRAD) }
+    op.indexed = op.indexed or has(a.flags, lib.PG_INDEX)
   end
   for _, a in ipairs(each(info.outputs)) do
     op.outputs[#op.outputs + 1] = { name = ffi.string(a.name), help = a.help ~= nil and ffi.string(a.help) or "",
@@ -239,6 +240,22 @@ end
 --- 1-based positions, an int32 tensor, as the core counts them.
 function call.zero_based(t) return shifted(t, -1) end
 
+-- Positions are often made on the host, for data that is elsewhere: they follow the op's other tensors.
+local function follow(op, handles, count)
+  local device
+  for i, input in ipairs(op.inputs) do
+    if not input.index and handles[i] then device = lib.pg_device(handles[i]) break end
+  end
+  for i, input in ipairs(op.inputs) do
+    local t = handles[i]
+    if input.index and i <= count and t and device and lib.pg_device(t) ~= device then
+      local out = Handles(1)
+      call.check(lib.pg_convert(t, lib.pg_dtype(t), device, out))
+      handles[i] = call.own(out[0])
+    end
+  end
+end
+
 local function missing(op, input, value)
   util.fail(0, "%s: %s must be %s: %s; got %s", op.name, input.name, input.list and "a list of tensors" or "a tensor",
     input.help, call.describe(value))
@@ -314,6 +331,7 @@ local function wrapper(op)
     local n, args = select("#", ...), { ... }
     while n > 0 and args[n] == nil do n = n - 1 end
     local handles, count, at = read_inputs(op, args, n)
+    if op.indexed then follow(op, handles, count) end
     return run(op, handles, count, read_params(op, args, at, n))
   end
 end

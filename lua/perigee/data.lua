@@ -221,7 +221,9 @@ data.tasks, data.task, data.pretraining = tasks.list, tasks.task, tasks.pretrain
 function data.to_float(images, options)
   options = util.options("to_float", options, { mean = 0.5, std = 0.25 })
   util.check(pg.is_tensor(images), "to_float: images must be a uint8 tensor (N, H, W, 3)")
-  local function channels(value) return pg.tensor(type(value) == "table" and value or { value, value, value }) end
+  local function channels(value)
+    return pg.tensor(type(value) == "table" and value or { value, value, value }, { device = images:device() })
+  end
   return pg.normalize_image(images, channels(options.mean), channels(options.std))
 end
 

@@ -42,7 +42,7 @@ end
 -- Trains a head full-batch. @return the head
 local function train_head(features, labels, classes, lr, steps, decay)
   local p = pg()
-  local head = p.models.head(features:size(2), classes)
+  local head = p.models.head(features:size(2), classes):to(features:device())
   local opt = p.optim.AdamW(head:parameters(), { lr = lr, weight_decay = decay })
   for _ = 1, steps do
     opt:zero_grad()

@@ -204,7 +204,7 @@ end
 --- Logs one step as a line of metrics.jsonl; live_bytes and peak_bytes are added.
 -- @param entry  {step =, epoch =, loss =, lr =, images_per_s =, ...}: numbers, text, true or false; NaN becomes null
 function Run:log(entry)
-  local memory = require("perigee").memory()
+  local memory = require("perigee").memory(self.opt.device)
   local line = { live_bytes = memory.live, peak_bytes = memory.peak }
   for key, value in pairs(entry) do line[key] = value end
   append(self, self.metrics, "metrics.jsonl", encode(line) .. "\n")

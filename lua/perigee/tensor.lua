@@ -221,7 +221,7 @@ function methods:numel() return tonumber(lib.pg_numel(self)) end
 -- @return "float32", "float64", "int32" or "uint8"
 function methods:dtype() return ffi.string(lib.pg_dtype_name(lib.pg_dtype(self))) end
 --- The device.
--- @return "cpu"
+-- @return "cpu" or "cuda"
 function methods:device() return ffi.string(lib.pg_device_name(lib.pg_device(self))) end
 --- Whether the elements lie row by row without gaps.
 -- @return boolean
@@ -232,8 +232,10 @@ function methods:is_contiguous() return lib.pg_is_contiguous(self) ~= 0 end
 function methods:stride(d) return tonumber(lib.pg_stride(self, dimension("stride", self, d))) end
 --- A C pointer to the first element, counted from 0; valid while the tensor lives.
 -- @return float *, double *, int32_t * or uint8_t *
--- @raises after t:free()
+-- @raises after t:free(), and for a tensor that is not on the cpu
 function methods:data()
+  util.check(lib.pg_device(self) == lib.PG_CPU, "data: the tensor is on %s, which the host cannot read; use to(\"cpu\") first",
+    self:device())
   local p = lib.pg_data(self)
   util.check(p ~= nil, "data: the tensor's memory was released by free()")
   return ffi.cast(CTYPE[self:dtype()] .. " *", p)

@@ -138,9 +138,10 @@ describe("the command line", function()
   end)
 
   it("says in one line that there is no CUDA plug-in", function()
-    local status, said = sh(PERIGEE .. " run " .. toy .. " --device cuda")
+    local status, said = sh("PERIGEE_CUDA=/no/such/plugin.so " .. PERIGEE .. " run " .. toy .. " --device cuda")
     assert.equal(1, status)
-    assert.truthy(said:find "no CUDA plug%-in")
+    assert.truthy(said:find("--device cuda: device \"cuda\" is not available: there is no plug-in /no/such/plugin.so", 1, true))
+    assert.equal(1, select(2, said:gsub("\n", "")), said)
   end)
 
   it("runs any Lua file, with a folder of its own, and from any working directory", function()

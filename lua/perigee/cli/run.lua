@@ -68,6 +68,11 @@ local function report(err, path)
   return 1
 end
 
+local function need_cuda()
+  local ffi, lib = require "ffi", require "perigee.ffi"
+  if lib.pg_device_describe(lib.PG_CUDA) == nil then error("--device cuda: " .. ffi.string(lib.pg_last_error()), 0) end
+end
+
 function run.main(values, words)
   if not words[1] then args.usage "run: which recipe? (perigee run RECIPE.lua)" end
   local path = words[1]
@@ -91,7 +96,7 @@ function run.main(values, words)
     io.write(path, " declares no options.\n\n", args.help(run.command))
     return 0
   end
-  if device == "cuda" then error("--device cuda: this version has no CUDA plug-in; run with --device cpu", 0) end
+  if device == "cuda" then need_cuda() end
 
   if not declares and (values.seed or values.threads) then recipe.apply(recipe.given) end
   local ok, err = xpcall(chunk, describe)

@@ -144,31 +144,32 @@ end
 
 --- A task's parts.
 -- @param name     one of data.tasks()
--- @param options  {train = 400, val = 200, test = 1000 images, seed = 0: which images of the fixed parts are drawn}; a
---   smaller part is cut in proportion
+-- @param options  {train = 400, val = 200, test = 1000 images, seed = 0: which images of the fixed parts are drawn;
+--   device = "cpu": where images and labels go}; a smaller part is cut in proportion
 -- @return {train =, val =, test = datasets, folds = nil, or the number of folds over all three to cross-validate with}
 -- @raises on an unknown name, or when the Debian package is not installed
 function tasks.task(name, options)
-  local want = util.options("task", options, { train = 400, val = 200, test = 1000, seed = 0 })
+  local want = util.options("task", options, { train = 400, val = 200, test = 1000, seed = 0, device = "cpu" })
   for _, part in ipairs { "train", "val", "test" } do
     local value = want[part]
     util.check(type(value) == "number" and value % 1 == 0 and value >= 1,
       "task: %s must be a whole number, 1 or more, got %s", part, tostring(value))
   end
-  local task = find(name)
-  local result = { folds = task.folds }
+  local task, result = find(name), {}
   if not task.parts then -- test scenes are the same for every seed, as test pictures are
     for _, part in ipairs { "train", "val", "test" } do
       local seed = scene_seed(name, part, part == "test" and 0 or want.seed)
       result[part] = concepts.new { n = want[part], task = name, seed = seed }
     end
-    return result
+  else
+    local parts = task.parts()
+    local drawn = take(parts.train, { train = want.train, val = want.val }, want.seed)
+    result.train, result.val = drawn.train, drawn.val
+    local whole = want.test >= parts.test.labels:numel()
+    result.test = whole and parts.test or take(parts.test, { test = want.test }, SPLIT).test
   end
-  local parts = task.parts()
-  local drawn = take(parts.train, { train = want.train, val = want.val }, want.seed)
-  result.train, result.val = drawn.train, drawn.val
-  local whole = want.test >= parts.test.labels:numel()
-  result.test = whole and parts.test or take(parts.test, { test = want.test }, SPLIT).test
+  for _, part in pairs(result) do part.images, part.labels = part.images:to(want.device), part.labels:to(want.device) end
+  result.folds = task.folds
   return result
 end
 
