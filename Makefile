@@ -104,6 +104,14 @@ $(BUILD)/libperigee_cuda_sim.so: $(call SIMT_MAKE,simt) | $(BUILD)/libperigee.so
 $(BUILD)/simt-san/libperigee_cuda_sim.so: $(call SIMT_MAKE,simt-san) | $(BUILD)/libperigee.so
 	$(Q)$(CXX) -shared $(SIMT_SAN) -o $@ $^ $(CORE_LINK) $(LDLIBS) -Wl,-rpath,'$$ORIGIN/..'
 
+# The simulator alone, with a kernel for each fault that it must catch.
+SIMT_ONLY = $(SIMT:%.cu=$(BUILD)/$(1)/%.o) $(BUILD)/$(1)/tests/simt/planted/planted.o
+$(BUILD)/simt/planted: $(call SIMT_ONLY,simt)
+	$(Q)$(CXX) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/simt-san/planted: $(call SIMT_ONLY,simt-san)
+	$(Q)$(CXX) $(SIMT_SAN) -o $@ $^ $(LDLIBS)
+
 -include $(patsubst %.o,%.d,$(call SIMT_MAKE,simt) $(call SIMT_MAKE,simt-san))
 
 # ---- the C tests: the whole core once more, under sanitizers -------------------------------------------------------------
@@ -127,7 +135,7 @@ $(BUILD)/test_fuzz: tests/fuzz/replay.c tests/fuzz/fuzz_io.c core/io/png.c core/
 -include $(SANOBJ:.o=.d)
 
 TESTS     := $(BUILD)/test_core $(BUILD)/test_data $(BUILD)/test_fuzz
-SIMULATED := $(BUILD)/libperigee_cuda_sim.so $(BUILD)/simt-san/libperigee_cuda_sim.so
+SIMULATED := $(foreach part,libperigee_cuda_sim.so simt/planted simt-san/libperigee_cuda_sim.so simt-san/planted,$(BUILD)/$(part))
 PARALLEL  := -j$(shell nproc 2>/dev/null || echo 1)
 
 # ---- what people run --------------------------------------------------------------------------------------------------
