@@ -17,7 +17,9 @@ local opt = pg.recipe {
     { "depth", 6, min = 1, help = "its blocks" },
     { "patch", 8, min = 2, help = "side of a patch: 8 gives 17 tokens, 4 gives 65 and takes four times as long" },
     { "checkpoint", 500, min = 1, help = "steps between checkpoints" },
+    { "log", 20, min = 1, help = "steps between lines of metrics.jsonl" },
     { "probe", 400, min = 20, help = "labelled images of a probe, for the card" },
+    { "test", 2000, min = 50, help = "test images of a probe" },
     { "save", "recipes/vit_small.safetensors", help = "where the model goes" },
   },
 }
@@ -97,7 +99,7 @@ for step = first, opt.steps do
   loss:backward()
   pg.optim.clip_grad_norm(parameters, 1)
   adamw:step()
-  if step % 20 == 0 then
+  if step % opt.log == 0 then
     local line = { step = step, loss = loss:item() / #names, lr = adamw.lr,
       images_per_s = step * images:size(1) / (pg.now() - began) }
     for name, term in pairs(terms) do line[name] = term:item() end
@@ -119,7 +121,7 @@ local card = { trained_by = "recipes/pretrain.lua: self-trained, from random wei
   licences = "scenes: drawn by core/data/concepts.c; openclipart: public domain; Fashion-MNIST: MIT" }
 run:say("%-18s %10s %8s %8s", "linear probe", "accuracy", "chance", "label")
 for _, task in ipairs(pg.data.tasks()) do
-  local sample = pg.data.task(task.name, { train = opt.probe, test = 2000, seed = opt.seed, device = opt.device })
+  local sample = pg.data.task(task.name, { train = opt.probe, test = opt.test, seed = opt.seed, device = opt.device })
   local accuracy = pg.metrics.probe_task(function(images) return model(pg.data.to_float(images)) end, sample)
   local chance = pg.metrics.chance(sample.test.labels)
   card.linear_probe[task.name], card.label[task.name], card.chance[task.name] = accuracy, task.label, chance
