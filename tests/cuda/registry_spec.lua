@@ -53,7 +53,7 @@ local function gradients(op, args)
   for i, out in ipairs { call.named(op.name, args) } do
     if out:requires_grad() then
       pg.seed(20 + i)
-      out:backward(pg.randn(out:shape()):to(out:dtype()):to(out:device()), { retain = true })
+      out:backward { grad = pg.randn(out:shape()):to(out:dtype()):to(out:device()), retain = true }
     end
   end
   local list = {}
