@@ -120,6 +120,21 @@ static __device__ __forceinline__ bool pg_in_range(pg_fault f, int64_t place, in
 int pg_cuda_assign(pg_tensor *dst, const pg_tensor *src); /* one shape, any strides, any dtypes */
 int pg_cuda_sum_to(const pg_tensor *wide, pg_tensor *small); /* pg_sum_to's sibling: undoes broadcasting */
 
+/* rows.cu, for positions along a dimension that a tensor holds; each is checked, and a wrong one is recorded in `fault`.
+ * Sums take their terms in the order of the index. T is float or double.
+ *
+ *     pick_rows    y[o, i, :] = x[o, index[i], :]          x (outer, n, row), index (count); a row so many bytes
+ *     add_rows     to[o, index[i], :] += from[o, i, :]     to (outer, n, width), from (outer, count, width)
+ *     add_at       to[o, index[o, i, k], k] += from[o, i, k]     to (outer, n, inner), index and from (outer, m, inner) */
+int pg_cuda_pick_rows(const pg_call *c, pg_fault fault, int64_t outer, int64_t n, int64_t count, int64_t bytes,
+                      const int32_t *index, const void *x, void *y);
+template <class T>
+int pg_cuda_add_rows(const pg_call *c, pg_fault fault, int64_t outer, int64_t n, int64_t count, int64_t width,
+                     const int32_t *index, const T *from, T *to);
+template <class T>
+int pg_cuda_add_at(const pg_call *c, pg_fault fault, int64_t outer, int64_t n, int64_t m, int64_t inner,
+                   const int32_t *index, const T *from, T *to);
+
 /* ---- launch shapes ------------------------------------------------------------------------------------------------------- */
 
 enum { PG_BLOCK = 256, PG_WARP = 32, PG_GRID_MOST = 2147483647 };
