@@ -77,7 +77,7 @@ NVCCFLAGS  := -std=c++17 -O3 -Icore -Xcompiler -fPIC,-Wall \
 # Both plug-ins call the core, which is already loaded when they are: it is found beside them.
 CORE_LINK   = -L$(BUILD) -l:libperigee.so
 
-$(BUILD)/cuda/%.o: %.cu $(wildcard core/cuda/*.h) core/ops.def core/op.h core/core.h core/perigee.h
+$(BUILD)/cuda/%.o: %.cu $(wildcard core/cuda/*.h core/ops/*.h) core/ops.def core/op.h core/core.h core/perigee.h
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) $(NVCCFLAGS) -c -o $@ $<
 

@@ -8,8 +8,7 @@
  *          A key is met once, so that any right sort gives one result; a bitonic one needs no counting and no scan. */
 #include "cuda.h"
 
-/* ---- picking --------------------------------------------------------------------------------------------------------
- */
+/* ---- picking ---- */
 
 /* U: the widest unit that the rows are made of; `width` of them a row. */
 template <class U>
@@ -41,8 +40,7 @@ int pg_cuda_pick_rows(const pg_call *c, pg_fault fault, int64_t outer, int64_t n
   return pick<uint8_t>(c, fault, outer, n, count, bytes, index, x, y);
 }
 
-/* ---- keys: destination << bits | source, in order -------------------------------------------------------------------
- */
+/* ---- keys: destination << bits | source, in order ---- */
 
 enum { TILE = 2048 }; /* keys that a block sorts in shared memory, two a thread */
 #define NO_KEY UINT64_MAX
@@ -105,8 +103,7 @@ static int sort(const pg_call *c, int64_t room, uint64_t *keys) { /* room: a pow
   return PG_OK;
 }
 
-/* ---- adding ---------------------------------------------------------------------------------------------------------
- */
+/* ---- adding ---- */
 
 /* Rows of `width` packs of N elements, for each of `repeats` layers `to_layer` and `from_layer` packs apart: the thread
  * of the first key of a run goes through the run, four rows under way at a time. */

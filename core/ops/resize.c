@@ -5,20 +5,11 @@
  * the picture, r the kernel's radius; so shrinking widens the kernel and is antialiased. Weights are rounded to 22
  * fractional bits, sums start at a half. Columns are resampled first, into bytes, then rows; an axis that keeps its
  * size is left as it is. */
-#include "../op.h"
+#include "resize.h"
 
 /* ---- resize ---- */
 
-enum { FRACTION = 22 };
-enum { RESIZE_HEIGHT, RESIZE_WIDTH, RESIZE_MODE };
 enum { BICUBIC, BILINEAR };
-
-typedef struct axis {
-  int64_t in, out, taps;  /* taps: room for one output's weights */
-  int32_t *weight;        /* (out, taps) */
-  int32_t *first, *count; /* (out) */
-  size_t bytes;
-} axis;
 
 static double kernel_at(int64_t mode, double x) { /* bicubic: Keys with a = -1/2 */
   x = fabs(x);
@@ -27,9 +18,9 @@ static double kernel_at(int64_t mode, double x) { /* bicubic: Keys with a = -1/2
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0;
 }
 
-static int axis_make(axis *a, int64_t in, int64_t out, int64_t mode) {
+int pg_axis_make(pg_axis *a, int64_t in, int64_t out, int64_t mode) {
   double scale = (double)in / (double)out, widen = PG_MAX(scale, 1.0), radius = (mode == BILINEAR ? 1 : 2) * widen;
-  *a = (axis){.in = in, .out = out, .taps = (int64_t)ceil(radius) * 2 + 1};
+  *a = (pg_axis){.in = in, .out = out, .taps = (int64_t)ceil(radius) * 2 + 1};
   if (in == out) return PG_OK;
   size_t exact = sizeof(double) * (size_t)a->taps;
   a->bytes = sizeof(int32_t) * (size_t)(out * (a->taps + 2));
@@ -42,7 +33,7 @@ static int axis_make(axis *a, int64_t in, int64_t out, int64_t mode) {
     int64_t from = PG_MAX((int64_t)(centre - radius + 0.5), 0), to = PG_MIN((int64_t)(centre + radius + 0.5), in);
     for (int64_t j = from; j < to; j++) sum += w[j - from] = kernel_at(mode, ((double)j - centre + 0.5) * (1 / widen));
     for (int64_t j = 0; j < to - from; j++) {
-      double v = w[j] / sum * (1 << FRACTION);
+      double v = w[j] / sum * (1 << PG_FRACTION);
       a->weight[i * a->taps + j] = (int32_t)(v + copysign(0.5, v));
     }
     a->first[i] = (int32_t)from, a->count[i] = (int32_t)(to - from);
@@ -52,16 +43,16 @@ static int axis_make(axis *a, int64_t in, int64_t out, int64_t mode) {
 }
 
 static inline uint8_t to_byte(int32_t sum) {
-  sum >>= FRACTION;
+  sum >>= PG_FRACTION;
   return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
 }
 
-static void resize_row(const axis *a, int64_t channels, const uint8_t *restrict x, uint8_t *restrict y) {
+static void resize_row(const pg_axis *a, int64_t channels, const uint8_t *restrict x, uint8_t *restrict y) {
   for (int64_t i = 0; i < a->out; i++) {
     const int32_t *w = a->weight + i * a->taps;
     const uint8_t *from = x + a->first[i] * channels;
     for (int64_t k = 0; k < channels; k++) {
-      int32_t sum = 1 << (FRACTION - 1);
+      int32_t sum = 1 << (PG_FRACTION - 1);
       for (int32_t j = 0; j < a->count[i]; j++) sum += w[j] * from[j * channels + k];
       y[i * channels + k] = to_byte(sum);
     }
@@ -69,14 +60,14 @@ static void resize_row(const axis *a, int64_t channels, const uint8_t *restrict 
 }
 
 /* Output row i from the rows of x, `width` bytes each. */
-PG_SIMD static void resize_down(const axis *a, int64_t i, int64_t width, const uint8_t *restrict x,
+PG_SIMD static void resize_down(const pg_axis *a, int64_t i, int64_t width, const uint8_t *restrict x,
                                 uint8_t *restrict y) {
   enum { BLOCK = 256 };
   const int32_t *w = a->weight + i * a->taps;
   int32_t sum[BLOCK];
   for (int64_t k = 0; k < width; k += BLOCK) {
     int64_t n = PG_MIN(BLOCK, width - k);
-    for (int64_t q = 0; q < n; q++) sum[q] = 1 << (FRACTION - 1);
+    for (int64_t q = 0; q < n; q++) sum[q] = 1 << (PG_FRACTION - 1);
     for (int32_t j = 0; j < a->count[i]; j++) {
       const uint8_t *from = x + (a->first[i] + j) * width + k;
       for (int64_t q = 0; q < n; q++) sum[q] += w[j] * from[q];
@@ -93,17 +84,17 @@ static int resize_shape(pg_call *c) {
   if (!x->shape[h] || !x->shape[h + 1]) return pg_op_fail(c, "the pictures are empty");
   if (x->shape[h] > 1 << 24 || x->shape[h + 1] > 1 << 24) return pg_op_fail(c, "a side is over 2^24 pixels");
   memcpy(shape, x->shape, sizeof shape);
-  shape[h] = c->p[RESIZE_HEIGHT].ints[0], shape[h + 1] = c->p[RESIZE_WIDTH].ints[0];
+  shape[h] = c->p[PG_RESIZE_HEIGHT].ints[0], shape[h + 1] = c->p[PG_RESIZE_WIDTH].ints[0];
   return pg_out(c, 0, PG_UINT8, x->ndim, shape);
 }
 
 static int resize_forward(pg_call *c) {
   const pg_tensor *x = c->in[0];
   int32_t at = x->ndim - 3;
-  int64_t images = at ? x->shape[0] : 1, channels = x->shape[at + 2], mode = c->p[RESIZE_MODE].ints[0];
-  axis down, across = {0};
-  int status = axis_make(&down, x->shape[at], c->p[RESIZE_HEIGHT].ints[0], mode);
-  if (!status) status = axis_make(&across, x->shape[at + 1], c->p[RESIZE_WIDTH].ints[0], mode);
+  int64_t images = at ? x->shape[0] : 1, channels = x->shape[at + 2], mode = c->p[PG_RESIZE_MODE].ints[0];
+  pg_axis down, across = {0};
+  int status = pg_axis_make(&down, x->shape[at], c->p[PG_RESIZE_HEIGHT].ints[0], mode);
+  if (!status) status = pg_axis_make(&across, x->shape[at + 1], c->p[PG_RESIZE_WIDTH].ints[0], mode);
   int64_t wide = across.in * channels, narrow = across.out * channels;
   bool two = !status && across.weight && down.weight;
   size_t bytes = (size_t)PG_MAX(down.in * narrow, 1);
