@@ -6,7 +6,7 @@
 static int cpu_alloc(size_t bytes, void **out) {
   enum { HUGE_PAGE = 1 << 21 };
   size_t align = bytes >= 4 * (size_t)HUGE_PAGE ? HUGE_PAGE : 64;
-  *out = aligned_alloc(align, (bytes + 63) & ~(size_t)63);
+  if (posix_memalign(out, align, (bytes + 63) & ~(size_t)63)) *out = NULL; /* aligned_alloc wants whole alignments */
 #ifdef MADV_HUGEPAGE
   if (*out && align == HUGE_PAGE) madvise(*out, bytes, MADV_HUGEPAGE); /* only advice: a refusal changes nothing */
 #endif
