@@ -2,7 +2,7 @@
 return {
   gather = {
     "{x = randn(N, 5), index = ints(5, N, 2)}", "{x = randn(3, N), index = ints(N, 3, 2 * N)}",
-    "{x = randn(N, 2, 3), index = ints(N, 3 * N, 2, 3), dim = 1}", "{x = randn(N), index = ints(N, 5 * N)}",
+    "{x = randn(N, 2), index = ints(N, 2 * N, 2), dim = 1}", "{x = randn(N), index = ints(N, 5 * N)}",
     "{x = ints(9, 3, N), index = ints(N, 3, 7)}", "{x = bytes(256, 3, N), index = ints(N, 3, 7)}",
     "{x = randn(N, 4), index = ints(4, N, 0)}",
   },
