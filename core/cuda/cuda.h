@@ -116,9 +116,17 @@ static __device__ __forceinline__ bool pg_in_range(pg_fault f, int64_t place, in
   return false;
 }
 
+/* Records a value that the op does not take, where no range of positions says so; pg_fault_new's `what` says what does. */
+static __device__ __forceinline__ void pg_refuse(pg_fault f, int64_t place, int64_t value) {
+  pg_in_range(f, place, value, -1);
+}
+
 /* tensor.cu: moves values on the device for the core, and for kernels that need one layout made from another. */
 int pg_cuda_assign(pg_tensor *dst, const pg_tensor *src); /* one shape, any strides, any dtypes */
 int pg_cuda_sum_to(const pg_tensor *wide, pg_tensor *small); /* pg_sum_to's sibling: undoes broadcasting */
+/* The gradients `to` of two broadcast operands: `write` fills tensors of the output's shape (NULL: not wanted), which are
+ * the gradients themselves where nothing was stretched, and are summed to them where something was. */
+int pg_cuda_grads(pg_call *c, pg_tensor *const to[2], int (*write)(pg_call *c, pg_tensor *da, pg_tensor *db));
 
 /* rows.cu, for positions along a dimension that a tensor holds; each is checked, and a wrong one is recorded in `fault`.
  * Sums take their terms in the order of the index. T is float or double.
@@ -150,9 +158,10 @@ static __device__ __forceinline__ int64_t pg_thread(void) { return (int64_t)bloc
 
 /* ---- 16 bytes at a time -------------------------------------------------------------------------------------------------- */
 
-template <class T> struct alignas(16) pg_pack { /* as many elements as one 16-byte access moves */
-  enum { N = 16 / sizeof(T) };
-  T v[N];
+/* As many elements as one 16-byte access moves, or W of them where a kernel reads narrower elements beside wider ones. */
+template <class T, int W = 16 / (int)sizeof(T)> struct alignas(W * sizeof(T)) pg_pack {
+  enum { N = W };
+  T v[W];
 };
 
 /* Whether rows of n elements that begin at these addresses can be read and written in packs. */
@@ -237,6 +246,52 @@ static __device__ __forceinline__ int64_t pg_place(const pg_strided &s, int64_t 
 
 /* t as one operand of an output of `shape`, to which it broadcasts (stride 0 where it is repeated). */
 pg_strided pg_strided_as(const pg_tensor *t, int32_t ndim, const int64_t *shape);
+
+/* ---- operands of different shapes, W elements a thread (pg_walk_over of op.h, passed to the kernel by value) ------------ */
+
+/* Whether operand k, which begins at `first`, can be taken W elements at a time along with the output. */
+template <int W, class T> static inline bool pg_walk_packable(const pg_walk &w, int k, const T *first) {
+  bool whole = !w.ndim || w.length % W == 0; /* a pack lies within one run */
+  if (w.step[k] != 1) return whole;          /* and is gathered element by element, or repeats one */
+  for (int32_t d = 0; d < w.ndim; d++) whole = whole && w.stride[k][d] % W == 0;
+  return whole && (uintptr_t)first % (W * sizeof(T)) == 0;
+}
+
+/* Where the operands have what belongs to element i of the output, in elements from their first. */
+template <int K> static __device__ __forceinline__ void pg_walk_places(const pg_walk &w, int64_t i, int64_t (&at)[K]) {
+  int64_t run = w.ndim ? i / w.length : 0, column = i - run * w.length;
+  if (!w.ndim) column = i; /* one run; its length is the host's share of it */
+#pragma unroll
+  for (int k = 0; k < K; k++) at[k] = column * w.step[k];
+  for (int32_t d = w.ndim - 1; d >= 0; d--) {
+    int64_t rest = d ? run / w.shape[d] : 0, digit = run - rest * w.shape[d];
+#pragma unroll
+    for (int k = 0; k < K; k++) at[k] += digit * w.stride[k][d];
+    run = rest;
+  }
+}
+
+/* W elements from p on, `step` apart; of the last pack of all only `left` are there, and the rest repeats the first. */
+template <int W, class T>
+static __device__ __forceinline__ pg_pack<T, W> pg_take(const T *p, int64_t step, int64_t left) {
+  if (step == 1 && left >= W) return *(const pg_pack<T, W> *)p;
+  pg_pack<T, W> x;
+  T first = *p;
+#pragma unroll
+  for (int k = 0; k < W; k++) x.v[k] = k > 0 && k < left && step ? p[k * step] : first;
+  return x;
+}
+
+template <int W, class T>
+static __device__ __forceinline__ void pg_put(T *p, const pg_pack<T, W> &x, int64_t left) {
+  if (left >= W) {
+    *(pg_pack<T, W> *)p = x;
+  } else {
+#pragma unroll
+    for (int k = 0; k < W; k++)
+      if (k < left) p[k] = x.v[k];
+  }
+}
 
 /* ---- the generator: Philox 4x32-10, the CPU's stream (rng.c) -------------------------------------------------------------- */
 

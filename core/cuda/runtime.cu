@@ -70,10 +70,14 @@ static int report_fault(void) {
   const int32_t *f = gpu.fault_here;
   const char *call = gpu.ticket - f[1] < TICKETS ? gpu.call[f[1] % TICKETS] : "an op on cuda: index";
   const char *colon = strchr(call, ':'), *shapes = colon ? strchr(colon + 1, ':') : NULL;
-  int code = pg_fail(PG_ERR_ARGUMENT, "%.*s, element %lld = %lld is outside %lld..%lld%s",
-                     shapes ? (int)(shapes - call) : (int)strlen(call), call, (long long)pg_shown(f[2]),
-                     (long long)pg_shown(f[3]), (long long)pg_shown(0), (long long)pg_shown(f[4] - 1),
-                     shapes ? shapes : "");
+  int length = shapes ? (int)(shapes - call) : (int)strlen(call), code;
+  if (f[4] < 0) /* pg_refuse */
+    code = pg_fail(PG_ERR_ARGUMENT, "%.*s, element %lld is %d%s", length, call, (long long)pg_shown(f[2]), f[3],
+                   shapes ? shapes : "");
+  else
+    code = pg_fail(PG_ERR_ARGUMENT, "%.*s, element %lld = %lld is outside %lld..%lld%s", length, call,
+                   (long long)pg_shown(f[2]), (long long)pg_shown(f[3]), (long long)pg_shown(0),
+                   (long long)pg_shown(f[4] - 1), shapes ? shapes : "");
   cudaMemsetAsync(gpu.fault, 0, 5 * sizeof(int32_t), gpu.stream);
   return code;
 }

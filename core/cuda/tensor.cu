@@ -231,3 +231,20 @@ int pg_cuda_sum_to(const pg_tensor *wide, pg_tensor *small) {
   if (!pg_numel(wide)) return pg_fill(small, 0);
   return wide->dtype == PG_FLOAT32 ? sum_to_as<float>(wide, small) : sum_to_as<double>(wide, small);
 }
+
+int pg_cuda_grads(pg_call *c, pg_tensor *const to[2], int (*write)(pg_call *c, pg_tensor *da, pg_tensor *db)) {
+  pg_tensor *wide[2] = {to[0], to[1]};
+  int status = PG_OK;
+  for (int side = 0; side < 2; side++)
+    if (to[side] && !pg_same_shape(to[side], c->grad_out[0])) {
+      wide[side] = NULL;
+      if (!status) status = pg_new_like(c->grad_out[0], &wide[side]);
+    }
+  if (!status) status = write(c, wide[0], wide[1]);
+  for (int side = 0; side < 2; side++)
+    if (wide[side] && wide[side] != to[side]) {
+      if (!status) status = pg_cuda_sum_to(wide[side], to[side]);
+      pg_release(wide[side]);
+    }
+  return status;
+}

@@ -1,5 +1,5 @@
-/* cast.cu - copies on the device. cast.c asks pg_copy, which moves values wherever the tensors are (core/cuda/tensor.cu),
- * so its functions serve here as they are. `contiguous` is a view and has a gradient only. */
+/* cast.cu - copies on the device. cast.c asks pg_copy, which moves values wherever the tensors are
+ * (core/cuda/tensor.cu), so its functions serve here as they are. `contiguous` is a view and has a gradient only. */
 #include "../cuda/cuda.h"
 
 /* The function that the descriptor in cast.c names: one for all dtypes. */
