@@ -42,7 +42,7 @@ static int K(attention_all)(pg_call *c, int backward) {
   pg_tensor *held[3] = {0};
   int status = PG_OK;
   for (int i = 0; i < 3 && !status; i++) /* views of one packed projection are read where they stand */
-    status = c->in[i]->stride[3] == 1 ? (held[i] = pg_retain(c->in[i]), PG_OK) : pg_contiguous(c->in[i], &held[i]);
+    status = rows_apart(c->in[i]) ? (held[i] = pg_retain(c->in[i]), PG_OK) : pg_contiguous(c->in[i], &held[i]);
   size_t strip = sizeof(real) * (size_t)(TILE * PG_MAX(z.s, 1)), tasks = (size_t)(z.b * z.h);
   int threads = (int)PG_MIN((int64_t)pg_threads(), PG_MAX((int64_t)tasks, 1));
   real *scratch = status ? NULL : pg_scratch_alloc(strip * 2 * (size_t)threads);
@@ -122,6 +122,11 @@ static sizes sizes_of(const pg_call *c) {
     z.mask_b = mask->shape[0] == 1 ? 0 : mask->shape[1] * z.t * z.s;
   }
   return z;
+}
+
+/* Whether GEMM can read the rows where they stand: not those of an expanded tensor, which are all one. */
+static bool rows_apart(const pg_tensor *t) {
+  return t->stride[3] == 1 && (t->shape[2] == 1 || t->stride[2] >= t->shape[3]);
 }
 
 #define REALS_FILE "ops/attention.c"
