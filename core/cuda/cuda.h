@@ -89,6 +89,15 @@ struct pg_scratch {
   pg_scratch &operator=(const pg_scratch &) = delete;
 };
 
+/* A reference to a tensor for the length of a C++ scope. */
+struct pg_held {
+  pg_tensor *t = NULL;
+  pg_held() {}
+  ~pg_held() { pg_release(t); }
+  pg_held(const pg_held &) = delete;
+  pg_held &operator=(const pg_held &) = delete;
+};
+
 /* C (m, n) = alpha op(A) (m, k) op(B) (k, n) + beta C, row-major as pg_gemm_f32. The batched form strides from matrix
  * to matrix by so many elements; a stride of 0 uses one matrix for all. T is float or double. */
 template <class T>

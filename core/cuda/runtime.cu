@@ -216,6 +216,7 @@ int pg_cuda_gemm_batched(int ta, int tb, int64_t m, int64_t n, int64_t k, T alph
           "matmul"));
     return PG_OK;
   }
+  lda = PG_MAX(lda, 1), ldb = PG_MAX(ldb, 1); /* rows of an empty sum have no elements */
   PG_TRY(gemm_fits(m, n, k, lda, ldb, ldc));
   for (int64_t done = 0; done < batch;) { /* cuBLAS launches at most 65,535 layers at once */
     int64_t count = PG_MIN(batch - done, 65535);
