@@ -125,10 +125,32 @@ template <int MOST, class E> static __device__ __forceinline__ void pg_block_fir
   }
 }
 
+/* e becomes the first k of e and other, each sorted and of k. */
+template <class E> static __device__ __forceinline__ void pg_block_join(E *e, const E *other, int k) {
+  for (int i = threadIdx.x; i < k; i += PG_BLOCK)
+    if (other[k - 1 - i].before(e[i])) e[i] = other[k - 1 - i];
+  __syncthreads();
+  pg_block_settle(e, k, k / 2);
+}
+
 static __host__ __device__ __forceinline__ int pg_power_of_two(int64_t n) { /* the least that is not less */
   int p = 1;
   while (p < n) p *= 2;
   return p;
 }
+
+/* ---- order.cu: lines next to one another, sorted or their first k
+ * --------------------------------------------------------- */
+
+template <class T> struct pg_lines {
+  int64_t lines, n, k, descending;
+  const T *x;     /* (lines, n) */
+  T *values;      /* (lines, k) */
+  int32_t *index; /* (lines, k) */
+  __device__ __forceinline__ void put(int64_t line, int64_t i, int32_t place) const {
+    values[line * k + i] = x[line * n + place], index[line * k + i] = place;
+  }
+};
+template <class T> int pg_cuda_order(const pg_call *c, const pg_lines<T> &all); /* lines and k at least 1 */
 
 #endif
