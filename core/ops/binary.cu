@@ -6,8 +6,7 @@
  * broadcast shape, and sums back over what was stretched (pg_cuda_sum_to). */
 #include "../cuda/cuda.h"
 
-/* ---- the functions: value, derivative by a, derivative by b, as in binary.c
- * ---------------------------------------------- */
+/* ---- the functions: value, derivative by a, derivative by b, as in binary.c -------------------------------------- */
 
 template <class T> struct wrapping { /* the type in which integers wrap around */
   typedef uint32_t type;
@@ -68,8 +67,7 @@ struct minimum_op {
   SLOPES(READS_BOTH, (T)(x < y) + (x == y) * (T)0.5, READS_BOTH, (T)(y < x) + (x == y) * (T)0.5)
 };
 
-/* ---- forward
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- forward ----------------------------------------------------------------------------------------------------- */
 
 template <class T, class F, int W>
 static __global__ void forward_kernel(int64_t n, pg_walk w, const T *a, const T *b, T *z) {
@@ -96,8 +94,7 @@ template <class T, class F> static int forward(pg_call *c) {
   return PG_OK;
 }
 
-/* ---- backward: a and da, b and db are NULL where they are not asked for
- * ---------------------------------------------------- */
+/* ---- backward: a and da, b and db are NULL where they are not asked for ------------------------------------------ */
 
 template <class T, class F, int W>
 static __global__ void backward_kernel(int64_t n, pg_walk w, const T *a, const T *b, const T *dz, T *da, T *db) {
@@ -138,8 +135,7 @@ template <class T, class F> static int slopes(pg_call *c, pg_tensor *for_a, pg_t
 
 template <class T, class F> static int backward(pg_call *c) { return pg_cuda_grads(c, c->grad_in, slopes<T, F>); }
 
-/* ---- with a number, and factors of -1
- * -------------------------------------------------------------------------------------- */
+/* ---- with a number, and factors of -1 ---------------------------------------------------------------------------- */
 
 /* value(x, s), and slope(x, s), which reads x where READS_X. */
 struct add_scalar_op : add_op {};
@@ -203,8 +199,7 @@ template <class T, class F> static int scalar_backward(pg_call *c) {
 
 static int copy_backward(pg_call *c) { return pg_copy(c->grad_in[0], c->grad_out[0]); }
 
-/* ---- a + b and a - b: the derivatives are 1 and -1, and neither operand is there in backward
- * -------------------------------- */
+/* ---- a + b and a - b: the derivatives are 1 and -1, and neither operand is there in backward --------------------- */
 
 static int sum_or_copy(const pg_tensor *wide, pg_tensor *to) {
   return pg_same_shape(wide, to) ? pg_copy(to, wide) : pg_cuda_sum_to(wide, to);
@@ -227,8 +222,7 @@ template <class T> static int sub_backward(pg_call *c) {
   return with_number<T, mul_op>(c, pg_numel(db), PG_AT(const T, g), (T)-1, PG_AT(T, db));
 }
 
-/* ---- integers: the elements of b that the host refuses are refused by a kernel that reads b alone
- * --------------------------- */
+/* ---- integers: the elements of b that the host refuses are refused by a kernel that reads b alone ---------------- */
 
 template <class T, bool ZERO>
 static __global__ void check_kernel(int64_t n, const T *b, pg_strided of, pg_fault fault) {
@@ -248,8 +242,7 @@ template <class T, class F, bool ZERO> static int checked_forward(pg_call *c) {
   return forward<T, F>(c);
 }
 
-/* ---- the table
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 #define FORWARD(name)                                                                                                  \
   { forward<float, name##_op>, forward<double, name##_op>, forward<int32_t, name##_op>, forward<uint8_t, name##_op> }
