@@ -249,8 +249,8 @@ typedef struct pg_strided { /* passed by value; dimensions of size 1 dropped, th
 /* Where row-major element i of the shape stands, in elements from the tensor's first. */
 static __device__ __forceinline__ int64_t pg_place(const pg_strided &s, int64_t i) {
   int64_t at = 0;
-  for (int32_t d = s.ndim - 1; d >= 0; d--) at += i % s.shape[d] * s.stride[d], i /= s.shape[d];
-  return at;
+  for (int32_t d = s.ndim - 1; d > 0; d--) at += i % s.shape[d] * s.stride[d], i /= s.shape[d];
+  return at + i * s.stride[0]; /* no division where one dimension is left; without any, i is 0 */
 }
 
 /* t as one operand of an output of `shape`, to which it broadcasts (stride 0 where it is repeated). */
@@ -304,15 +304,20 @@ static __device__ __forceinline__ void pg_put(T *p, const pg_pack<T, W> &x, int6
 
 /* ---- the generator: Philox 4x32-10, the CPU's stream (rng.c) -------------------------------------------------------------- */
 
-static __device__ __forceinline__ uint32_t pg_cuda_bits(uint64_t seed, uint64_t index) {
-  uint32_t c0 = (uint32_t)(index >> 2), c1 = (uint32_t)(index >> 34), c2 = 0, c3 = 0;
+/* Numbers 4 block .. 4 block + 3 at the price of one. */
+static __device__ __forceinline__ void pg_cuda_four_bits(uint64_t seed, uint64_t block, uint32_t bits[4]) {
+  uint32_t c0 = (uint32_t)block, c1 = (uint32_t)(block >> 32), c2 = 0, c3 = 0;
   uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
   for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
     uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
     c0 = (uint32_t)(b >> 32) ^ c1 ^ k0, c2 = (uint32_t)(a >> 32) ^ c3 ^ k1, c1 = (uint32_t)b, c3 = (uint32_t)a;
   }
-  uint32_t which = index & 3;
-  return which == 0 ? c0 : which == 1 ? c1 : which == 2 ? c2 : c3;
+  bits[0] = c0, bits[1] = c1, bits[2] = c2, bits[3] = c3;
+}
+static __device__ __forceinline__ uint32_t pg_cuda_bits(uint64_t seed, uint64_t index) {
+  uint32_t bits[4], which = index & 3;
+  pg_cuda_four_bits(seed, index >> 2, bits);
+  return which == 0 ? bits[0] : which == 1 ? bits[1] : which == 2 ? bits[2] : bits[3];
 }
 static __device__ __forceinline__ float pg_cuda_uniform(uint64_t seed, uint64_t index) {
   return (pg_cuda_bits(seed, index) >> 8) * 0x1p-24f;

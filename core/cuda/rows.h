@@ -40,6 +40,7 @@ template <class T_, int THREADS, int PACKS, int WIDTH> struct pg_row {
   __device__ __forceinline__ pg_row(const pg_lines &lines, int64_t at)
       : index(at), first(at * lines.n), count(lines.outer), n(lines.n), lane(threadIdx.x % THREADS) {}
   __device__ __forceinline__ bool absent(void) const { return WARP && index >= count; }
+  __device__ __forceinline__ bool exists(void) const { return true; } /* for who is not absent */
   __device__ __forceinline__ bool leads(void) const { return lane == 0; }
 
   /* First element of the thread's group g. */
@@ -142,6 +143,7 @@ template <class T_, int THREADS, int HELD_> struct pg_column {
     there = y < rows && column < step, own = there ? n : 0;
   }
   __device__ __forceinline__ bool absent(void) const { return false; } /* the block's barriers need everyone */
+  __device__ __forceinline__ bool exists(void) const { return there; }
   __device__ __forceinline__ bool leads(void) const { return there && y == 0; }
 
   template <class F> __device__ __forceinline__ void each(F f) const {
