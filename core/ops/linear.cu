@@ -11,8 +11,7 @@ static int64_t rows_of(const pg_tensor *x) {
   return rows;
 }
 
-/* ---- the bias in every row
- * ------------------------------------------------------------------------------------------------ */
+/* ---- the bias in every row -------------------------------------------------------------------------------------- */
 
 enum { LAID = 16 }; /* rows that a thread writes its columns into */
 
@@ -55,8 +54,7 @@ template <class T> static int forward(pg_call *c) {
                          c->in[2] ? 1 : 0, y, out);
 }
 
-/* ---- sums of columns
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- sums of columns -------------------------------------------------------------------------------------------- */
 
 enum { LANES = 8, STRETCH = 64 }; /* threads that share a column in a block; rows that are worth a block */
 

@@ -28,8 +28,7 @@ static int hold_readable(pg_tensor *t, pg_held *held, lay *l) {
   return PG_OK;
 }
 
-/* ---- batches
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- batches ---------------------------------------------------------------------------------------------------- */
 
 enum { A, B, C }; /* the operands and the result of one product */
 
@@ -64,9 +63,7 @@ static batches batches_of(int32_t ndim, const int64_t *shape, const pg_tensor *c
   return s;
 }
 
-/* ---- products
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- products --------------------------------------------------------------------------------------------------- */
 
 typedef struct product { /* C (m, n) = op(A) (m, k) op(B) (k, n), C contiguous */
   lay a, b;

@@ -72,9 +72,7 @@ template <class T> struct table {
   }
 };
 
-/* ---- AdamW
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- AdamW ------------------------------------------------------------------------------------------------------ */
 
 template <class T> struct adam { /* one step's constants */
   T decay, beta1, beta2, eps, step, fix;
@@ -114,9 +112,7 @@ template <class T> static int adamw(pg_call *c) {
   return PG_OK;
 }
 
-/* ---- SGD
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- SGD -------------------------------------------------------------------------------------------------------- */
 
 template <class T> struct descent {
   T lr, momentum, decay;
@@ -150,8 +146,9 @@ template <class T> static int sgd(pg_call *c) {
   return PG_OK;
 }
 
-/* ---- clipping: squares summed a chunk a block, the chunks by one block, and a scale that only the device knows
- * ---------- */
+/* ---- clipping ------------------------------------------------------------------------------------------------- */
+
+/* A block sums the squares of a chunk, one block the chunks; the scale that follows is known to the device alone. */
 
 /* In double, as on the host: the square of a float overflows from 2e19 on. */
 template <class T>
