@@ -85,7 +85,7 @@ $(BUILD)/libperigee_cuda.so: $(CU:%.cu=$(BUILD)/cuda/%.o) | $(BUILD)/libperigee.
 	$(Q)$(NVCC) -shared -o $@ $^ $(CORE_LINK) -lcublas -Xlinker -rpath,'$$ORIGIN'
 
 # ---- the simulated device: the same sources by the host's compiler, once plain and once under sanitizers -----------------
-SIMT      := $(wildcard tests/simt/*.cu)
+SIMT      := $(filter-out %/count.cu,$(wildcard tests/simt/*.cu))
 SIMT_FLAGS = -x c++ -std=c++17 -Itests/simt $(CPPFLAGS) $(WARN) -Wno-unknown-pragmas -Wno-unused-function -fPIC -fvisibility=default -pthread
 SIMT_MAKE  = $(CU:%.cu=$(BUILD)/$(1)/%.o) $(SIMT:%.cu=$(BUILD)/$(1)/%.o)
 SIMT_SAN  := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=vptr
@@ -112,7 +112,31 @@ $(BUILD)/simt/planted: $(call SIMT_ONLY,simt)
 $(BUILD)/simt-san/planted: $(call SIMT_ONLY,simt-san)
 	$(Q)$(CXX) $(SIMT_SAN) -o $@ $^ $(LDLIBS)
 
--include $(patsubst %.o,%.d,$(call SIMT_MAKE,simt) $(call SIMT_MAKE,simt-san))
+# Once more for the cost report, counting: -fsanitize=thread puts a call before each load and store of the kernel files,
+# and tests/simt/count.cu answers it in the place of that sanitizer. A load of 16 bytes has to stay one.
+SIMT_COUNT := -DSIMT_COUNT -O2 -g1
+SIMT_CALLS := -fsanitize=thread -fno-tree-sra -fno-tree-vectorize
+COUNTED     = $(call SIMT_MAKE,simt-count) $(BUILD)/simt-count/tests/simt/count.o
+
+$(BUILD)/simt-count/tests/%.o: tests/%.cu
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(SIMT_FLAGS) $(SIMT_COUNT) -MMD -MP -c -o $@ $<
+
+$(BUILD)/simt-count/%.o: %.cu
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(SIMT_FLAGS) $(SIMT_COUNT) $(SIMT_CALLS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/simt-count/libperigee_cuda_sim.so: $(COUNTED) | $(BUILD)/libperigee.so
+	$(Q)$(CXX) -shared -Wl,-z,defs -o $@ $^ $(CORE_LINK) $(LDLIBS) -ldl -Wl,-rpath,'$$ORIGIN/..'
+
+-include $(patsubst %.o,%.d,$(call SIMT_MAKE,simt) $(call SIMT_MAKE,simt-san) $(COUNTED))
+
+# What ptxas says of every kernel, for an A100 and an H100; nvcc writes it to stderr.
+PTXAS := $(if $(NVCC),$(CU:%.cu=$(BUILD)/ptxas/%.txt))
+$(BUILD)/ptxas/%.txt: %.cu $(wildcard core/cuda/*.h core/ops/*.h)
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) -std=c++17 -O3 -Icore -fatbin $(foreach a,80 90,-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
+	  -Xptxas -v -o $(@:.txt=.fatbin) $< 2> $@.part || { cat $@.part >&2; exit 1; }; mv $@.part $@
 
 # ---- the C tests: the whole core once more, under sanitizers -------------------------------------------------------------
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -DPG_SANITIZE
@@ -136,6 +160,8 @@ $(BUILD)/test_fuzz: tests/fuzz/replay.c tests/fuzz/fuzz_io.c core/io/png.c core/
 
 TESTS     := $(BUILD)/test_core $(BUILD)/test_data $(BUILD)/test_fuzz
 SIMULATED := $(foreach part,libperigee_cuda_sim.so simt/planted simt-san/libperigee_cuda_sim.so simt-san/planted,$(BUILD)/$(part))
+COUNTING  := $(BUILD)/simt-count/libperigee_cuda_sim.so
+CUDA_LUA  := LUA_PATH='lua/?.lua;lua/?/init.lua;tests/?.lua;;'
 PARALLEL  := -j$(shell nproc 2>/dev/null || echo 1)
 
 # ---- what people run --------------------------------------------------------------------------------------------------
@@ -157,6 +183,14 @@ test-cuda: $(if $(filter real,$(CUDA)),all,cpu $(SIMULATED)) ## the CUDA tests o
 
 bench: all ## measure, and print one table of ratios
 	@tests/bench/run.sh
+
+cuda-report: ## what the CUDA kernels cost, told without a GPU: docs/cuda-report.md
+	@$(MAKE) --no-print-directory $(PARALLEL) cpu $(COUNTING) $(PTXAS)
+	@$(CUDA_LUA) PERIGEE_CUDA=$(COUNTING) luajit tests/cuda/report.lua $(PTXAS) > $(BUILD)/cuda-report.md
+	@mv $(BUILD)/cuda-report.md docs/cuda-report.md && cat docs/cuda-report.md
+
+bench-cuda: all ## time the CUDA kernels on this machine's GPU against what an H100 could do
+	@$(CUDA_LUA) luajit tests/cuda/bench.lua
 
 fuzz: ## a million executions of each fuzzer (needs clang)
 	@for t in png pixels idx idxgz npy; do tests/fuzz/run.sh $$t 1000000 || exit 1; done

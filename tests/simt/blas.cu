@@ -45,6 +45,10 @@ static cublasStatus_t batched(cublasHandle_t h, cublasOperation_t ta, cublasOper
     for (int i = 0; i < count && !simt::faulted(); i++)
       one(ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, alpha, a + i * sa, lda, b + i * sb, ldb,
           beta, c + i * sc, ldc);
+    double size = sizeof(T), a_size = size * m * k * (sa ? count : 1), b_size = size * k * n * (sb ? count : 1),
+           c_size = size * m * n * count; /* each operand once */
+    simt::count_library("cuBLAS gemm", (uint64_t)(a_size + b_size + (beta != 0 ? c_size : 0)), (uint64_t)c_size,
+                        2.0 * m * n * k * count);
   });
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -99,7 +99,7 @@ struct place { /* of the thread that runs: what threadIdx and its kin read */
 extern place here;
 
 /* Puts a launch into the stream's queue; an error is kept for cudaGetLastError. `body` runs once a thread. */
-void enqueue_launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+void enqueue_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                     std::function<void()> body);
 /* Faults unless p is device memory (or NULL): a kernel's argument `index`. */
 void check_pointer(const char *kernel, int index, const void *p);
@@ -119,7 +119,8 @@ void launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t
   std::tuple<P...> values{static_cast<P>(args)...}; /* converted to the kernel's own types now, as a launch does */
   int index = 0;
   std::apply([&](const auto &...value) { (check_argument(name, ++index, value), ...); }, values);
-  enqueue_launch(name, grid, block, shared, stream, [kernel, values] { std::apply(kernel, values); });
+  enqueue_launch(name, (const void *)kernel, grid, block, shared, stream,
+                 [kernel, values] { std::apply(kernel, values); });
 }
 
 void *shared_array(const void *key, size_t bytes, const char *name); /* this block's array; one a key */

@@ -31,7 +31,7 @@ static size_t padded(size_t bytes) { return (bytes + 2 * ZONE + ALIGN - 1) / ALI
 
 static void on_segv(int number, siginfo_t *info, void *context) {
   char *p = (char *)info->si_addr;
-  if (base && p >= base && p < base + RANGE) {
+  if (in_range(p)) {
     static const char text[] = "simulated device: fault: host code touched device memory\n";
     if (write(2, text, sizeof text - 1)) {}
     _exit(99);
@@ -85,6 +85,8 @@ static std::map<char *, allocation>::iterator containing(const void *p) {
   return (char *)p < it->first + it->second.bytes + ZONE ? it : live.end();
 }
 
+bool in_range(const void *p) { return base && (char *)p >= base && (char *)p < base + RANGE; }
+
 bool is_device(const void *p, size_t bytes) {
   auto it = containing(p);
   return it != live.end() && (char *)p + bytes <= it->first + it->second.used;
@@ -102,7 +104,7 @@ void check_range(const char *what, const void *p, size_t bytes) {
 
 void check_host(const char *what, const void *p, size_t bytes) {
   (void)bytes;
-  if (base && (char *)p >= base && (char *)p < base + RANGE) fault("%s: %p is device memory, not the host's", what, p);
+  if (in_range(p)) fault("%s: %p is device memory, not the host's", what, p);
 }
 
 void check_red_zones(const char *after) {

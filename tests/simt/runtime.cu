@@ -60,7 +60,7 @@ void enqueue(cudaStream_t stream, std::function<void()> work) {
   if (stream->queue.size() > QUEUE_MOST) advance([&] { return stream->queue.size() <= QUEUE_MOST / 2; });
 }
 
-void enqueue_launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+void enqueue_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                     std::function<void()> body) {
   uint64_t threads = (uint64_t)block.x * block.y * block.z;
   if (threads == 0 || threads > 1024 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535 ||
@@ -69,7 +69,9 @@ void enqueue_launch(const char *name, dim3 grid, dim3 block, size_t shared, cuda
     return;
   }
   enqueue(stream, [=] {
+    count_begin(name, kernel, block, shared);
     run_grid(name, grid, block, shared, body);
+    count_end();
     check_red_zones(name);
   });
 }
@@ -120,6 +122,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
     (to ? check_range : check_host)("cudaMemcpyAsync, destination", dst, bytes);
     (from ? check_range : check_host)("cudaMemcpyAsync, source", src, bytes);
     if (!faulted()) memmove(dst, src, bytes);
+    if (to && from) count_library("cudaMemcpyAsync", bytes, bytes, 0);
   });
   return state();
 }
@@ -128,6 +131,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
   enqueue(stream, [=] {
     check_range("cudaMemsetAsync", p, bytes);
     if (!faulted()) memset(p, value, bytes);
+    count_library("cudaMemsetAsync", 0, bytes, 0);
   });
   return state();
 }
@@ -137,6 +141,7 @@ cudaError_t cudaMemset2DAsync(void *p, size_t pitch, int value, size_t width, si
   enqueue(stream, [=] {
     check_range("cudaMemset2DAsync", p, pitch * (height - 1) + width);
     for (size_t i = 0; i < height && !faulted(); i++) memset((char *)p + i * pitch, value, width);
+    count_library("cudaMemset2DAsync", 0, width * height, 0);
   });
   return state();
 }

@@ -358,6 +358,7 @@ void run_grid(const char *name, dim3 grid, dim3 block, size_t shared, const std:
     for (thread &t : threads) t.now = FRESH;
     guarded(&dynamic, shared);
     run_block();
+    count_block();
     current = -1;
     check_and_drop(&dynamic, "its dynamic shared memory");
     for (auto &entry : arrays) check_and_drop(&entry.second, "an array in shared memory");
