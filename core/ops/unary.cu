@@ -42,45 +42,56 @@ UNARY(gelu_op, 1, 0, gelu_value(x), gelu_slope(x))
 UNARY(quick_gelu_op, 1, 0, x *pg_sigmoid((T)1.702 * x), swish_slope(x, (T)1.702))
 UNARY(softplus_op, 1, 0, pg_softplus(x), pg_sigmoid(x))
 
-/* ---- kernels: a pack a thread; the last few elements one by one -------------------------------------------------------- */
+/* ---- kernels: W elements a thread, 16 bytes where every row begins at a multiple of 16; the last few one by one ---------- */
 
-template <class T, class F> static __global__ void forward_kernel(int64_t n, const T *x, T *y) {
-  int64_t i = pg_thread() * pg_pack<T>::N;
-  if (i + pg_pack<T>::N <= n) {
-    pg_pack<T> p = pg_load(x + i);
+template <class T, class F, int W> static __global__ void forward_kernel(int64_t n, const T *x, T *y) {
+  int64_t i = pg_thread() * W;
+  if (i + W <= n) {
+    pg_pack<T, W> p = *(const pg_pack<T, W> *)(x + i);
 #pragma unroll
-    for (int k = 0; k < pg_pack<T>::N; k++) p.v[k] = F::value(p.v[k]);
-    pg_store(y + i, p);
+    for (int k = 0; k < W; k++) p.v[k] = F::value(p.v[k]);
+    *(pg_pack<T, W> *)(y + i) = p;
   } else {
     for (; i < n; i++) y[i] = F::value(x[i]);
   }
 }
 
-template <class T, class F>
+template <class T, class F, int W>
 static __global__ void backward_kernel(int64_t n, const T *x, const T *y, const T *dy, T *dx) {
-  int64_t i = pg_thread() * pg_pack<T>::N;
-  if (i + pg_pack<T>::N <= n) {
-    pg_pack<T> g = pg_load(dy + i), a = F::X ? pg_load(x + i) : g, b = F::Y ? pg_load(y + i) : g;
+  typedef pg_pack<T, W> pack;
+  int64_t i = pg_thread() * W;
+  if (i + W <= n) {
+    pack g = *(const pack *)(dy + i), a = F::X ? *(const pack *)(x + i) : g, b = F::Y ? *(const pack *)(y + i) : g;
 #pragma unroll
-    for (int k = 0; k < pg_pack<T>::N; k++) g.v[k] *= F::slope(a.v[k], b.v[k]);
-    pg_store(dx + i, g);
+    for (int k = 0; k < W; k++) g.v[k] *= F::slope(a.v[k], b.v[k]);
+    *(pack *)(dx + i) = g;
   } else {
     for (; i < n; i++) dx[i] = dy[i] * F::slope(F::X ? x[i] : dy[i], F::Y ? y[i] : dy[i]);
   }
 }
 
 template <class T, class F> static int forward(pg_call *c) {
+  enum { W = pg_pack<T>::N };
   int64_t n = pg_numel(c->in[0]);
-  PG_LAUNCH(c, (forward_kernel<T, F>), pg_blocks(n, PG_BLOCK * pg_pack<T>::N), PG_BLOCK, n, PG_AT(const T, c->in[0]),
-            PG_AT(T, c->out[0]));
+  const T *x = PG_AT(const T, c->in[0]);
+  T *y = PG_AT(T, c->out[0]);
+  if (pg_packable<T>(0, x, y))
+    PG_LAUNCH(c, (forward_kernel<T, F, W>), pg_blocks(n, PG_BLOCK * W), PG_BLOCK, n, x, y);
+  else
+    PG_LAUNCH(c, (forward_kernel<T, F, 1>), pg_blocks(n), PG_BLOCK, n, x, y);
   return PG_OK;
 }
 
 template <class T, class F> static int backward(pg_call *c) {
+  enum { W = pg_pack<T>::N };
   int64_t n = pg_numel(c->in[0]);
-  PG_LAUNCH(c, (backward_kernel<T, F>), pg_blocks(n, PG_BLOCK * pg_pack<T>::N), PG_BLOCK, n,
-            F::X ? PG_AT(const T, c->in[0]) : NULL, F::Y ? PG_AT(const T, c->out[0]) : NULL,
-            PG_AT(const T, c->grad_out[0]), PG_AT(T, c->grad_in[0]));
+  const T *x = F::X ? PG_AT(const T, c->in[0]) : NULL, *y = F::Y ? PG_AT(const T, c->out[0]) : NULL;
+  const T *dy = PG_AT(const T, c->grad_out[0]);
+  T *dx = PG_AT(T, c->grad_in[0]);
+  if (pg_packable<T>(0, x, y, dy, dx))
+    PG_LAUNCH(c, (backward_kernel<T, F, W>), pg_blocks(n, PG_BLOCK * W), PG_BLOCK, n, x, y, dy, dx);
+  else
+    PG_LAUNCH(c, (backward_kernel<T, F, 1>), pg_blocks(n), PG_BLOCK, n, x, y, dy, dx);
   return PG_OK;
 }
 
