@@ -1,8 +1,8 @@
 /* scheduler.cu - runs a grid: blocks one after the other, the threads of a block as fibers that take turns.
  *
  * A thread runs until it waits at a barrier or a warp operation, or ends. Who goes next is drawn from a seed
- * (PERIGEE_SIMT_SEED; 0 is the natural order), so that a kernel that counts on an order, for want of a barrier, gives
- * other results under some seeds. What no order can resolve is a fault: threads at different barriers, a barrier that
+ * (PERIGEE_SIMT_SEED; 0 is the natural order), and some warps rest while others run ahead to the next barrier, so that a
+ * kernel that counts on an order, for want of a barrier, gives other results under some seeds. What no order can resolve is a fault: threads at different barriers, a barrier that
  * some have left behind, a shuffle whose mask names a lane that is not coming or leaves out its own. */
 #include "simt.h"
 #include <algorithm>
@@ -83,6 +83,7 @@ static const char *kernel_name;
 static std::vector<thread> threads;
 static std::vector<int> order;
 static size_t cursor; /* in order */
+static std::vector<char> resting; /* warps that wait until nobody else can go on */
 static int current = -1;
 static std::vector<fiber *> idle; /* whose last thread has ended */
 static std::map<const void *, std::vector<char>> arrays; /* shared arrays: red zone, array, red zone */
@@ -157,7 +158,8 @@ static void fiber_main(fiber *self) {
     (*body)();
     threads[(size_t)current].now = ENDED;
     /* the next thread that has not begun can go on right here */
-    if (cursor + 1 < order.size() && threads[(size_t)order[cursor + 1]].now == FRESH && !stopping) {
+    if (cursor + 1 < order.size() && threads[(size_t)order[cursor + 1]].now == FRESH &&
+        !resting[(size_t)order[cursor + 1] / 32] && !stopping) {
       begin(order[++cursor], self);
       continue;
     }
@@ -286,6 +288,14 @@ static void shuffle_order(void) { /* warps in a drawn order, the lanes of each i
   }
 }
 
+/* Half of the warps, drawn anew behind every barrier, rest until the others have come to the next one: what a warp still
+ * needs then, another may have overwritten already. */
+static void draw_resting(void) {
+  resting.assign((threads.size() + 31) / 32, 0);
+  if (!in_order() && resting.size() > 1)
+    for (char &r : resting) r = (char)draw(2);
+}
+
 /* Nobody can go on: either all are at one barrier, which opens, or this is a fault. */
 static void resolve(void) {
   const thread *first = NULL;
@@ -311,15 +321,19 @@ static void resolve(void) {
     return;
   }
   for (thread &t : threads) t.now = READY;
+  draw_resting();
 }
 
 static void run_block(void) {
+  draw_resting();
   for (;;) {
-    bool any = false, waiting = false;
+    bool any = false, waiting = false, rest = false;
     shuffle_order();
     for (cursor = 0; cursor < order.size() && !stopping; cursor++) {
       thread *t = &threads[(size_t)order[cursor]];
-      if (t->now == FRESH) {
+      if (resting[(size_t)order[cursor] / 32]) {
+        rest = true;
+      } else if (t->now == FRESH) {
         fiber *f = idle.empty() ? new_fiber() : idle.back();
         if (!idle.empty()) idle.pop_back();
         begin(order[cursor], f);
@@ -335,7 +349,10 @@ static void run_block(void) {
     if (stopping) return;
     for (const thread &t : threads) waiting = waiting || t.now != ENDED;
     if (!waiting) return;
-    if (!any) resolve();
+    if (!any && rest)
+      resting.assign(resting.size(), 0);
+    else if (!any)
+      resolve();
     if (stopping) return;
   }
 }
