@@ -1,6 +1,6 @@
 /* knn.cu - exact k nearest neighbours, by (similarity, index) (the metrics: knn.c).
  *
- * The database is taken in chunks that stay in the GPU's cache, and up to 1,024 queries against one: a product, or for
+ * The database is taken in chunks that stay in the GPU's cache, and up to 512 queries against one: a product, or for
  * squared distances a kernel of tiles that sums differences, writes their similarities to a buffer that stays there
  * too, so that memory moves the database once for all the queries of a round. Then a block reads each query's row,
  * keeps what is ahead of the k-th best so far, and now and then sorts what it has kept into the query's list of k;
@@ -17,7 +17,7 @@ enum { IP, COSINE, L2 };
 enum {
   BUFFER = 16 << 20, /* bytes of similarities, and of a chunk of the database: both fit the cache of an A100 */
   LISTS = 64 << 20,  /* bytes of lists: how many queries a pass over the database serves */
-  ROWS = 1024,       /* queries against a chunk at a time */
+  ROWS = 512,        /* queries against a chunk at a time */
   MOST = 1024,       /* k up to here is kept in shared memory */
   BLOCKS = 512       /* a GPU's worth of blocks */
 };
@@ -167,8 +167,8 @@ static int select_best(pg_call *c, int64_t q, int64_t n, int64_t d, int64_t k, i
   const T *a = PG_AT(const T, c->in[0]), *b = PG_AT(const T, c->in[1]);
   int room = pg_power_of_two(k);
   int64_t rows = PG_MIN(q, (int64_t)ROWS), columns = PG_MAX(d, rows) * (int64_t)sizeof(T);
-  columns = PG_MIN(n, PG_MAX((int64_t)ROWS, BUFFER / columns / 128 * 128));
-  int64_t pitch = (columns + 3) / 4 * 4, parts = PG_MAX(1, PG_MIN(BLOCKS / q, columns / 1024));
+  columns = PG_MIN(n, PG_MAX((int64_t)MOST, BUFFER / columns / 128 * 128));
+  int64_t pitch = (columns + 3) / 4 * 4, parts = PG_MAX((int64_t)1, PG_MIN(BLOCKS / q, columns / 1024));
   int64_t group = PG_MIN(q, PG_MAX(rows, LISTS / (parts * room * (int64_t)sizeof(E))));
   size_t list_bytes = sizeof(E) * (size_t)(group * parts * room);
   pg_scratch lists(list_bytes), products(sizeof(T) * (size_t)(rows * pitch)),
@@ -225,7 +225,7 @@ template <class T> static __global__ void negate_kernel(int64_t n, T *x) {
 template <class T> static int sort_rows(pg_call *c, int64_t q, int64_t n, int64_t d, int64_t k, int metric, bool self) {
   const T *a = PG_AT(const T, c->in[0]), *b = PG_AT(const T, c->in[1]);
   T *value = PG_AT(T, c->out[0]);
-  int64_t rows = PG_MIN(q, PG_MAX(1, BUFFER / (n * (int64_t)sizeof(T))));
+  int64_t rows = PG_MIN(q, PG_MAX((int64_t)1, BUFFER / (n * (int64_t)sizeof(T))));
   pg_scratch products(sizeof(T) * (size_t)(rows * n)), norms(sizeof(T) * (size_t)(q + n));
   if (products.status || norms.status) return PG_ERR_MEMORY;
   T *query_inverse = metric == COSINE ? norms.at<T>() : NULL, *inverse = metric == COSINE ? query_inverse + q : NULL;
