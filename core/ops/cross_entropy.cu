@@ -1,8 +1,8 @@
 /* cross_entropy.cu - mean over rows of  -sum_c q_c log softmax(z)_c,  q = (1 - s) onehot(label) + s / C.
  *
- * Forward holds a row of logits in registers (rows.h): it reads them once and writes the row's loss and log-sum-exp;
+ * Forward holds a row of logits in registers (lines.h): it reads them once and writes the row's loss and log-sum-exp;
  * one block then adds the losses, in double and in a fixed order. Backward:  dz = (softmax(z) - q) / N * dL. */
-#include "../cuda/rows.h"
+#include "../cuda/lines.h"
 
 template <class L, class T = typename L::T>
 static __global__ void __launch_bounds__(L::BLOCK, 1)

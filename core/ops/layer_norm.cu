@@ -1,10 +1,10 @@
 /* layer_norm.cu - y = (x - mean) / sqrt(var + eps) * weight + bias over the last dimension.
  *
- * A row is held in registers by a warp or a block (rows.h): forward reads x once and writes y once. Backward reads x
+ * A row is held in registers by a warp or a block (lines.h): forward reads x once and writes y once. Backward reads x
  * and dy once: a warp or block goes through neighbouring rows, writes their dx, and sums what they add to dweight and
  * dbias in registers too; a second kernel adds those partial sums in order. How rows are shared out depends on the
  * shape alone, so that the sums have the same bits on every device. */
-#include "../cuda/rows.h"
+#include "../cuda/lines.h"
 
 template <class L, class T = typename L::T>
 static __global__ void __launch_bounds__(L::BLOCK, 1)

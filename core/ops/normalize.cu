@@ -1,7 +1,7 @@
 /* normalize.cu - lines of length one:  y = x / max(||x||_2, eps)  along one dimension.
  *
- * A line is held in registers by a warp or a block (rows.h): one read and one write, whichever the dimension. */
-#include "../cuda/rows.h"
+ * A line is held in registers by a warp or a block (lines.h): one read and one write, whichever the dimension. */
+#include "../cuda/lines.h"
 
 template <class L, class T = typename L::T>
 static __global__ void __launch_bounds__(L::BLOCK, 1)

@@ -1,8 +1,8 @@
 /* softmax.cu - softmax and log_softmax along one dimension, and their gradients from the output alone.
  *
- * A line is held in registers by a warp or a block (rows.h): one read and one write of memory, for the last dimension
+ * A line is held in registers by a warp or a block (lines.h): one read and one write of memory, for the last dimension
  * and for those in the middle. */
-#include "../cuda/rows.h"
+#include "../cuda/lines.h"
 
 template <class L, bool LOG, class T = typename L::T>
 static __global__ void __launch_bounds__(L::BLOCK, 1) forward_kernel(pg_lines lines, const T *x, T *y) {

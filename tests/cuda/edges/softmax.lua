@@ -1,4 +1,4 @@
--- For softmax.cu and rows.h: rows over the edges of packs, of a warp's and of a block's registers, and streamed; a
+-- For softmax.cu and lines.h: rows over the edges of packs, of a warp's and of a block's registers, and streamed; a
 -- dimension in the middle with few and with many neighbours.
 local templates = {
   "{x = randn(3, N)}",

@@ -1,4 +1,4 @@
-/* rows.h - lines of a tensor (outer, n, inner) along n, each held in the registers of the threads that share it, so
+/* lines.h - lines of a tensor (outer, n, inner) along n, each held in the registers of the threads that share it, so
  * that an op that needs a whole line at once (softmax, layer_norm) reads memory once and writes it once.
  *
  * A kernel is written once, in terms of a class L:
@@ -18,8 +18,8 @@
  *     pg_column   inner > 1: a block takes up to 32 neighbouring lines, so that neighbouring threads read neighbours
  *
  * Lines that are too long for registers are streamed: `values` then reads memory at every use. */
-#ifndef PG_ROWS_H
-#define PG_ROWS_H
+#ifndef PG_LINES_H
+#define PG_LINES_H
 #include "cuda.h"
 
 typedef struct pg_lines {
