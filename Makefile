@@ -129,7 +129,8 @@ $(BUILD)/simt-count/%.o: %.cu
 $(BUILD)/simt-count/libperigee_cuda_sim.so: $(COUNTED) | $(BUILD)/libperigee.so
 	$(Q)$(CXX) -shared -Wl,-z,defs -o $@ $^ $(CORE_LINK) $(LDLIBS) -ldl -Wl,-rpath,'$$ORIGIN/..'
 
--include $(patsubst %.o,%.d,$(call SIMT_MAKE,simt) $(call SIMT_MAKE,simt-san) $(COUNTED))
+-include $(patsubst %.o,%.d,$(call SIMT_MAKE,simt) $(call SIMT_MAKE,simt-san) $(COUNTED) \
+  $(call SIMT_ONLY,simt) $(call SIMT_ONLY,simt-san))
 
 # What ptxas says of every kernel, for an A100 and an H100; nvcc writes it to stderr.
 PTXAS := $(if $(NVCC),$(CU:%.cu=$(BUILD)/ptxas/%.txt))

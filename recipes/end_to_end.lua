@@ -21,6 +21,7 @@ local options = {
   { "train", 2000, min = 64, help = "training images of the fine-tuned task" },
   { "probe", 400, min = 20, help = "labelled images of a probe" },
   { "test", 1000, min = 50, help = "test images of a task; other tasks of few images are cross-validated instead" },
+  { "probes", "all", help = "tasks to probe beside the fine-tuned one: all, or some, comma-separated" },
   { "probe_steps", 300, min = 1, help = "steps of a linear probe" },
   { "checkpoint", 50, min = 1, help = "steps between checkpoints" },
   { "model", "vit_small.safetensors", help = "the pre-trained model, beside this file" },
@@ -46,6 +47,16 @@ end
 
 -- ---- data: every task once; the probes ---------------------------------------------------------------------------------
 
+if opt.probes ~= "all" then
+  local known, chosen = names, { [opt.task] = true }
+  names = { opt.task }
+  for name in opt.probes:gmatch "[^,%s]+" do
+    local nearest, distance = pg.util.nearest(name, known)
+    pg.util.check(distance == 0, "probes: there is no task '%s' (did you mean '%s'?)", name, nearest)
+    if not chosen[name] then names[#names + 1], chosen[name] = name, true end
+  end
+  pg.util.check(#names > 1, "probes: name at least one task beside %s", opt.task)
+end
 local tasks = {}
 for _, name in ipairs(names) do
   tasks[name] = pg.data.task(name, { train = name == opt.task and opt.train or opt.probe, test = opt.test, seed = opt.seed,
@@ -72,7 +83,7 @@ local function probe_all(model)
 end
 
 -- Each anchor's five nearest among test images of a task that was not trained on.
-local shown = tasks[opt.task == "openclipart" and "fashion_mnist" or "openclipart"].test.images
+local shown = (tasks[opt.task == "openclipart" and "fashion_mnist" or "openclipart"] or tasks[names[2]]).test.images
 shown = shown:narrow(1, 1, math.min(200, shown:size(1))):contiguous()
 local function neighbours(model)
   local f = pg.no_grad(function() return encoder(model)(shown) end)

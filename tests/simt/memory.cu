@@ -13,7 +13,7 @@
 
 namespace simt {
 
-enum : size_t { RANGE = (size_t)1 << 36, ZONE = 256, ALIGN = 256, PATTERN = 0xa5 };
+enum : size_t { RANGE = (size_t)1 << 36, HUGE = (size_t)1 << 21, ZONE = 256, ALIGN = 256, PATTERN = 0xa5 };
 
 struct allocation {
   size_t bytes; /* as asked for */
@@ -42,20 +42,25 @@ static void on_segv(int number, siginfo_t *info, void *context) {
 
 static void reserve(void) {
   if (base) return;
-  void *p = mmap(NULL, RANGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void *p = mmap(NULL, RANGE + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) abort();
-  base = (char *)p;
+  base = (char *)(((uintptr_t)p + HUGE - 1) / HUGE * HUGE);
+  madvise(base, RANGE, MADV_HUGEPAGE); /* rights are given and taken by the page: the fewer, the better */
   struct sigaction action = {};
   action.sa_sigaction = on_segv, action.sa_flags = SA_SIGINFO | SA_NODEFER;
   sigaction(SIGSEGV, &action, &before);
 }
 
+static void set_rights(int rights) {
+  if (next_free) mprotect(base, (next_free + HUGE - 1) / HUGE * HUGE, rights);
+}
+
 void device_open(void) {
-  if (open_depth++ == 0 && next_free) mprotect(base, next_free, PROT_READ | PROT_WRITE);
+  if (open_depth++ == 0) set_rights(PROT_READ | PROT_WRITE);
 }
 
 void device_close(void) {
-  if (--open_depth == 0 && next_free) mprotect(base, next_free, PROT_NONE);
+  if (--open_depth == 0) set_rights(PROT_NONE);
 }
 
 /* Rights for a moment of bookkeeping, from whichever side. */
@@ -70,8 +75,29 @@ static void fill_zone(char *p, size_t bytes) {
   ASAN_POISON_MEMORY_REGION(p, bytes);
 }
 
-static void set_used(char *p, allocation *a, size_t used) {
+/* Whether the zones around an allocation are as they were filled. AddressSanitizer sees the access itself. */
+static void check_zones(const char *p, const allocation *a, const char *after) {
+#if !SIMT_ASAN
+  size_t behind = a->bytes - a->used + ZONE;
+  for (size_t i = 0; i < ZONE && a->used; i++)
+    if ((unsigned char)p[-(ptrdiff_t)i - 1] != PATTERN || (unsigned char)p[a->used + i % behind] != PATTERN) {
+      fault("%s, or a launch before it: wrote %s an allocation of %zu bytes", after,
+            (unsigned char)p[-(ptrdiff_t)i - 1] != PATTERN ? "before" : "behind", a->used);
+      return;
+    }
+#else
+  (void)p, (void)a, (void)after;
+#endif
+}
+
+void check_red_zones(const char *after) {
   opened rights;
+  for (auto &entry : live) check_zones(entry.first, &entry.second, after);
+}
+
+static void set_used(char *p, allocation *a, size_t used, bool was_filled = true) {
+  opened rights;
+  if (a->used && was_filled) check_zones(p, a, "a kernel");
   a->used = used;
   ASAN_UNPOISON_MEMORY_REGION(p, used);
   memset(p, POISON, used);
@@ -107,23 +133,6 @@ void check_host(const char *what, const void *p, size_t bytes) {
   if (in_range(p)) fault("%s: %p is device memory, not the host's", what, p);
 }
 
-void check_red_zones(const char *after) {
-#if !SIMT_ASAN /* AddressSanitizer sees the access itself */
-  opened rights;
-  for (auto &entry : live) {
-    const char *zones[2] = {entry.first - ZONE, entry.first + entry.second.used};
-    size_t bytes[2] = {ZONE, entry.second.bytes - entry.second.used + ZONE};
-    if (!entry.second.used) continue;
-    for (int k = 0; k < 2; k++)
-      for (size_t i = 0; i < (bytes[k] < ZONE ? bytes[k] : (size_t)ZONE); i++)
-        if ((unsigned char)zones[k][i] != PATTERN)
-          return fault("%s: wrote %s an allocation of %zu bytes", after, k ? "behind" : "before", entry.second.used);
-  }
-#else
-  (void)after;
-#endif
-}
-
 void mark(void *p, size_t used, size_t capacity, cudaStream_t stream) {
   enqueue(stream, [=] { /* work that is queued before still has the block as it was */
     auto it = live.find((char *)p);
@@ -142,6 +151,7 @@ void check_words(const char *kernel, int index, const void *value, size_t bytes)
     uintptr_t word;
     memcpy(&word, (const char *)value + i, sizeof word);
     if (word < 0x500000000000u || word > 0x7fffffffffffu || ((char *)word >= base && (char *)word < base + RANGE)) continue;
+    if ((word & 0xffffffffu) < 0x10000u) continue; /* a small int beside four bytes of padding, which hold anything */
     uintptr_t page = word & ~(uintptr_t)4095;
     if (msync((void *)page, 4096, MS_ASYNC) == 0)
       fault("%s: argument %d holds %p at byte %zu, which is the host's memory", kernel, index, (void *)word, i);
@@ -170,7 +180,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
   if (fresh) {
     zone = base + next_free;
     next_free += room;
-    if (open_depth) mprotect(base, next_free, PROT_READ | PROT_WRITE);
+    if (open_depth) set_rights(PROT_READ | PROT_WRITE);
   } else {
     zone = given_back[room].back();
     given_back[room].pop_back();
@@ -179,7 +189,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
   char *p = zone + ZONE;
   fill_zone(zone, ZONE);
   live[p] = {bytes, bytes};
-  set_used(p, &live[p], bytes);
+  set_used(p, &live[p], bytes, false);
   held += bytes;
   return *out = p, cudaSuccess;
 }
