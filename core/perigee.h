@@ -56,7 +56,7 @@ const char *pg_dtype_name(int32_t dtype);
 const char *pg_device_name(int32_t device);
 
 int pg_upload(pg_tensor *t, const void *host, int64_t bytes);   /* t must be contiguous; counts as an in-place write */
-int pg_download(const pg_tensor *t, void *host, int64_t bytes); /* any layout, row-major result */
+int pg_download(const pg_tensor *t, void *host, int64_t bytes); /* any layout, row-major result; plain NaN */
 int pg_copy(pg_tensor *dst, const pg_tensor *src);              /* same shape; converts dtype and device */
 int pg_fill(pg_tensor *t, double value);
 int pg_convert(pg_tensor *t, int32_t dtype, int32_t device, pg_tensor **out); /* not recorded; see op `to` */

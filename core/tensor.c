@@ -278,6 +278,17 @@ int pg_upload(pg_tensor *t, const void *host, int64_t bytes) {
   return vtable->from_host(pg_data(t), host, (size_t)bytes);
 }
 
+/* LuaJIT keeps its own values in the spare bits of NaN: read from memory, one with such bits, from a file for example,
+ * would become whatever they say. */
+static void plain_nans(void *values, int32_t dtype, int64_t n) {
+  float *f = values;
+  double *d = values;
+  if (dtype == PG_FLOAT32)
+    for (int64_t i = 0; i < n; i++) f[i] = f[i] != f[i] ? NAN : f[i];
+  if (dtype == PG_FLOAT64)
+    for (int64_t i = 0; i < n; i++) d[i] = d[i] != d[i] ? NAN : d[i];
+}
+
 int pg_download(const pg_tensor *t, void *host, int64_t bytes) {
   PG_TRY(pg_check_live(t, "download"));
   int64_t own = pg_numel(t) * (int64_t)pg_dtype_bytes[t->dtype];
@@ -289,6 +300,7 @@ int pg_download(const pg_tensor *t, void *host, int64_t bytes) {
   PG_TRY(pg_contiguous((pg_tensor *)t, &flat));
   int status = vtable->to_host(host, pg_data(flat), (size_t)bytes);
   pg_release(flat);
+  if (!status) plain_nans(host, t->dtype, pg_numel(t));
   return status;
 }
 

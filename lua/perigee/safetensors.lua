@@ -23,6 +23,7 @@ local NATIVE = { F32 = { "float32", 4 }, F64 = { "float64", 8 }, I32 = { "int32"
 local Word = ffi.typeof "union { uint32_t bits; float value; }"
 
 local function bfloat16(word, bits) -- the upper half of a float32
+  if bit.band(bits, 0x7fff) > 0x7f80 then return 0 / 0 end -- a NaN with bits of its own is no number to LuaJIT
   word.bits = bit.lshift(bits, 16)
   return word.value
 end

@@ -273,6 +273,17 @@ describe("npy", function()
     fails("does not fit", pg.npy.load, temporary(npy("<i8", "False", "(1,)", ("\127"):rep(8))))
   end)
 
+  it("gives NaN for a NaN with bits of its own, in which LuaJIT would see a value of another type", function()
+    local single, double = ("\255"):rep(4) .. "\1\0\191\255", ("\255"):rep(8) .. "\1\0\0\0\1\0\253\255"
+    for descr, bytes in pairs { ["<f4"] = single, ["<f8"] = double } do
+      local list = pg.npy.load(temporary(npy(descr, "False", "(2,)", bytes))):totable()
+      for i = 1, 2 do
+        assert.are.equal("number", type(list[i]))
+        assert.are_not.equal(list[i], list[i])
+      end
+    end
+  end)
+
   it("refuses damage", function()
     local whole = npy("|u1", "False", "(2, 3)", "\1\2\3\4\5\6")
     for cut = 0, #whole - 1 do assert.is_false(pcall(pg.npy.load, temporary(whole:sub(1, cut)))) end
@@ -315,6 +326,9 @@ describe("safetensors", function()
     assert.are.same({ 1, -2 ^ -24 }, t.h:totable())
     assert.are.same({ -1.5 }, t.b:totable())
     assert.are.same({ 5 }, t.i:totable())
+    local nan = load(file('{"b":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}', "\255\255\128\127")).b:totable()
+    assert.are_not.equal(nan[1], nan[1])
+    assert.are.equal(math.huge, nan[2])
   end)
 
   it("refuses a header that disagrees with the file", function()

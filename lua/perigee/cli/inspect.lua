@@ -2,7 +2,11 @@
 -- and the table of what came out.
 
 local args = require "perigee.cli.args"
+local ffi = require "ffi"
 local lfs = require "lfs"
+require "perigee" -- its tensors' methods
+local call = require "perigee.call"
+local lib = require "perigee.ffi"
 
 local inspect = {
   command = {
@@ -41,17 +45,23 @@ local function print_table(rows, words)
   end
 end
 
--- Least, mean and greatest of the finite values, and the number of the others, in one pass over the host memory.
+-- Least, mean and greatest of the finite values, and the number of the others, in one pass. Values are downloaded, piece
+-- by piece, and not read where they lie: a file's NaN may hold bits that LuaJIT takes for a pointer.
+local PIECE = 65536
 local function statistics(t)
-  local whole = t:is_contiguous() and t or t:contiguous()
-  local data, n = whole:data(), t:numel()
+  local n = t:numel()
+  local flat, values = t:contiguous():reshape(n), ffi.new("double[?]", PIECE)
   local least, greatest, sum, bad = math.huge, -math.huge, 0, 0
-  for i = 0, n - 1 do
-    local v = tonumber(data[i])
-    if v - v ~= 0 then
-      bad = bad + 1
-    else
-      least, greatest, sum = math.min(least, v), math.max(greatest, v), sum + v
+  for first = 1, n, PIECE do
+    local count = math.min(PIECE, n - first + 1)
+    call.check(lib.pg_download(flat:narrow(1, first, count):to("float64"), values, 8 * count))
+    for i = 0, count - 1 do
+      local v = values[i]
+      if v - v ~= 0 then
+        bad = bad + 1
+      else
+        least, greatest, sum = math.min(least, v), math.max(greatest, v), sum + v
+      end
     end
   end
   if n == bad then return "-", "-", "-", bad end
