@@ -19,6 +19,7 @@ local opt = pg.recipe {
     { "checkpoint", 500, min = 1, help = "steps between checkpoints" },
     { "log", 20, min = 1, help = "steps between lines of metrics.jsonl" },
     { "probe", 400, min = 20, help = "labelled images of a probe, for the card" },
+    { "probe_steps", 1000, min = 1, help = "steps of a linear probe" },
     { "test", 2000, min = 50, help = "test images of a probe" },
     { "save", "recipes/vit_small.safetensors", help = "where the model goes" },
   },
@@ -122,7 +123,8 @@ local card = { trained_by = "recipes/pretrain.lua: self-trained, from random wei
 run:say("%-18s %10s %8s %8s", "linear probe", "accuracy", "chance", "label")
 for _, task in ipairs(pg.data.tasks()) do
   local sample = pg.data.task(task.name, { train = opt.probe, test = opt.test, seed = opt.seed, device = opt.device })
-  local accuracy = pg.metrics.probe_task(function(images) return model(pg.data.to_float(images)) end, sample)
+  local accuracy = pg.metrics.probe_task(function(images) return model(pg.data.to_float(images)) end, sample,
+    { steps = opt.probe_steps })
   local chance = pg.metrics.chance(sample.test.labels)
   card.linear_probe[task.name], card.label[task.name], card.chance[task.name] = accuracy, task.label, chance
   run:say("%-18s %9.1f%% %7.1f%% %8s", task.name, 100 * accuracy, 100 * chance, task.label)
