@@ -107,6 +107,10 @@ template <class T>
 int pg_cuda_gemm_batched(int ta, int tb, int64_t m, int64_t n, int64_t k, T alpha, const T *a, int64_t lda,
                          int64_t stride_a, const T *b, int64_t ldb, int64_t stride_b, T beta, T *c, int64_t ldc,
                          int64_t stride_c, int64_t batch);
+/* The same with alpha and beta in device memory, factors[0] and [1]: where another kernel makes them. */
+template <class T>
+int pg_cuda_gemm_scaled(int ta, int tb, int64_t m, int64_t n, int64_t k, const T *factors, const T *a, int64_t lda,
+                        const T *b, int64_t ldb, T *c, int64_t ldc);
 
 /* A position or label outside its range is found by the kernel that reads it, and becomes an error of the next call that
  * waits for the device. `pg_fault_new` remembers the call's name and shapes, `what` is the argument's name. */

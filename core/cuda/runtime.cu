@@ -190,17 +190,17 @@ static int gemm_fits(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, 
 
 static cublasOperation_t op_of(int trans) { return trans ? CUBLAS_OP_T : CUBLAS_OP_N; }
 
-static cublasStatus_t gemm_batch(int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, int64_t sa,
-                                 const float *b, int ldb, int64_t sb, float beta, float *c, int ldc, int64_t sc,
+static cublasStatus_t gemm_batch(int ta, int tb, int m, int n, int k, const float *alpha, const float *a, int lda, int64_t sa,
+                                 const float *b, int ldb, int64_t sb, const float *beta, float *c, int ldc, int64_t sc,
                                  int count) {
-  return cublasSgemmStridedBatched(gpu.blas, op_of(tb), op_of(ta), n, m, k, &alpha, b, ldb, sb, a, lda, sa, &beta, c,
+  return cublasSgemmStridedBatched(gpu.blas, op_of(tb), op_of(ta), n, m, k, alpha, b, ldb, sb, a, lda, sa, beta, c,
                                    ldc, sc, count);
 }
 
-static cublasStatus_t gemm_batch(int ta, int tb, int m, int n, int k, double alpha, const double *a, int lda,
-                                 int64_t sa, const double *b, int ldb, int64_t sb, double beta, double *c, int ldc,
+static cublasStatus_t gemm_batch(int ta, int tb, int m, int n, int k, const double *alpha, const double *a, int lda,
+                                 int64_t sa, const double *b, int ldb, int64_t sb, const double *beta, double *c, int ldc,
                                  int64_t sc, int count) {
-  return cublasDgemmStridedBatched(gpu.blas, op_of(tb), op_of(ta), n, m, k, &alpha, b, ldb, sb, a, lda, sa, &beta, c,
+  return cublasDgemmStridedBatched(gpu.blas, op_of(tb), op_of(ta), n, m, k, alpha, b, ldb, sb, a, lda, sa, beta, c,
                                    ldc, sc, count);
 }
 
@@ -220,8 +220,8 @@ int pg_cuda_gemm_batched(int ta, int tb, int64_t m, int64_t n, int64_t k, T alph
   PG_TRY(gemm_fits(m, n, k, lda, ldb, ldc));
   for (int64_t done = 0; done < batch;) { /* cuBLAS launches at most 65,535 layers at once */
     int64_t count = PG_MIN(batch - done, 65535);
-    PG_TRY(blas_status(gemm_batch(ta, tb, (int)m, (int)n, (int)k, alpha, a + done * stride_a, (int)lda, stride_a,
-                                  b + done * stride_b, (int)ldb, stride_b, beta, c + done * stride_c, (int)ldc,
+    PG_TRY(blas_status(gemm_batch(ta, tb, (int)m, (int)n, (int)k, &alpha, a + done * stride_a, (int)lda, stride_a,
+                                  b + done * stride_b, (int)ldb, stride_b, &beta, c + done * stride_c, (int)ldc,
                                   stride_c, (int)count),
                        "matmul"));
     done += count;
@@ -235,11 +235,25 @@ int pg_cuda_gemm(int ta, int tb, int64_t m, int64_t n, int64_t k, T alpha, const
   return pg_cuda_gemm_batched<T>(ta, tb, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);
 }
 
+template <class T>
+int pg_cuda_gemm_scaled(int ta, int tb, int64_t m, int64_t n, int64_t k, const T *factors, const T *a, int64_t lda,
+                        const T *b, int64_t ldb, T *c, int64_t ldc) {
+  if (m == 0 || n == 0) return PG_OK;
+  PG_TRY(gemm_fits(m, n, k, lda, ldb, ldc));
+  PG_TRY(blas_status(cublasSetPointerMode(gpu.blas, CUBLAS_POINTER_MODE_DEVICE), "matmul"));
+  cublasStatus_t status = gemm_batch(ta, tb, (int)m, (int)n, (int)k, factors, a, (int)lda, 0, b, (int)ldb, 0, factors + 1,
+                                     c, (int)ldc, 0, 1);
+  PG_TRY(blas_status(cublasSetPointerMode(gpu.blas, CUBLAS_POINTER_MODE_HOST), "matmul"));
+  return blas_status(status, "matmul");
+}
+
 #define GEMM(T)                                                                                                        \
   template int pg_cuda_gemm<T>(int, int, int64_t, int64_t, int64_t, T, const T *, int64_t, const T *, int64_t, T,      \
                                T *, int64_t);                                                                          \
   template int pg_cuda_gemm_batched<T>(int, int, int64_t, int64_t, int64_t, T, const T *, int64_t, int64_t, const T *, \
-                                       int64_t, int64_t, T, T *, int64_t, int64_t, int64_t);
+                                       int64_t, int64_t, T, T *, int64_t, int64_t, int64_t);                          \
+  template int pg_cuda_gemm_scaled<T>(int, int, int64_t, int64_t, int64_t, const T *, const T *, int64_t, const T *,   \
+                                      int64_t, T *, int64_t);
 GEMM(float)
 GEMM(double)
 

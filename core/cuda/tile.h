@@ -19,49 +19,75 @@ template <class T, int M> struct pg_tile {
   typedef pg_few<T, M> row_of_few[17]; /* one more than 16: columns fall into different banks */
   T sum[M][M];
 
+  /* The rows' next columns; what a thread brings is always of the same rows, whose squares it adds up. */
   template <int N>
-  static __device__ __forceinline__ void load(int64_t rows, int64_t left, int64_t d, const T *x, row_of_few *to) {
+  static __device__ __forceinline__ void load(int64_t rows, int64_t left, int64_t d, const T *x, row_of_few *to,
+                                              T *square) {
 #pragma unroll
-    for (int at = 0; at < SIDE * DEPTH / N; at += PG_BLOCK) {
-      int place = at + threadIdx.x, row = place / (DEPTH / N), k = place % (DEPTH / N) * N;
+    for (int t = 0; t < SIDE * DEPTH / N / PG_BLOCK; t++) {
+      int place = t * PG_BLOCK + threadIdx.x, row = place / (DEPTH / N), k = place % (DEPTH / N) * N;
       pg_few<T, N> p = {};
       if (row < rows && k < left) p = *(const pg_few<T, N> *)(x + row * d + k);
 #pragma unroll
-      for (int i = 0; i < N; i++) to[k + i][row / M].v[row % M] = p.v[i];
+      for (int i = 0; i < N; i++) to[k + i][row / M].v[row % M] = p.v[i], square[t] += p.v[i] * p.v[i];
     }
   }
 
-  /* a and b: the tile's first rows, of which rows_a and rows_b are there; packed: both may be read 16 bytes at a time.
-   */
-  template <class F>
-  __device__ __forceinline__ void run(int64_t rows_a, int64_t rows_b, int64_t d, const T *a, const T *b, bool packed,
-                                      F f) {
-    PG_SHARED(row_of_few, left, [DEPTH]);
-    PG_SHARED(row_of_few, right, [DEPTH]);
+  /* The squares of a row's elements, from the lanes that brought them. */
+  template <int N> static __device__ __forceinline__ void join(T *square, T *to) {
+#pragma unroll
+    for (int t = 0; t < SIDE * DEPTH / N / PG_BLOCK; t++) {
+      for (int offset = DEPTH / N / 2; offset > 0; offset /= 2)
+        square[t] += __shfl_xor_sync(PG_FULL_MASK, square[t], offset);
+      int place = t * PG_BLOCK + threadIdx.x;
+      if (place % (DEPTH / N) == 0) to[place / (DEPTH / N)] = square[t];
+    }
+  }
+
+  template <int N, bool SQUARES, class F>
+  __device__ __forceinline__ void loop(int64_t rows_a, int64_t rows_b, int64_t d, const T *a, const T *b,
+                                       row_of_few *left, row_of_few *right, T *squares, F f) {
     int x = threadIdx.x % 16, y = threadIdx.x / 16;
-#pragma unroll
-    for (int i = 0; i < M; i++)
-#pragma unroll
-      for (int j = 0; j < M; j++) sum[i][j] = 0;
+    bool same = a == b; /* on the diagonal one load serves both */
+    T square_a[SIDE * DEPTH / N / PG_BLOCK] = {}, square_b[SIDE * DEPTH / N / PG_BLOCK] = {};
     for (int64_t k0 = 0; k0 < d; k0 += DEPTH) {
       __syncthreads(); /* the columns before are still being read */
-      if (packed) {
-        load<pg_pack<T>::N>(rows_a, d - k0, d, a + k0, left);
-        load<pg_pack<T>::N>(rows_b, d - k0, d, b + k0, right);
-      } else {
-        load<1>(rows_a, d - k0, d, a + k0, left);
-        load<1>(rows_b, d - k0, d, b + k0, right);
-      }
+      load<N>(rows_a, d - k0, d, a + k0, left, square_a);
+      if (!same) load<N>(rows_b, d - k0, d, b + k0, right, square_b);
       __syncthreads();
+      const row_of_few *other = same ? left : right;
 #pragma unroll 8
       for (int k = 0; k < DEPTH; k++) {
-        pg_few<T, M> p = left[k][y], q = right[k][x];
+        pg_few<T, M> p = left[k][y], q = other[k][x];
 #pragma unroll
         for (int i = 0; i < M; i++)
 #pragma unroll
           for (int j = 0; j < M; j++) sum[i][j] += f(p.v[i], q.v[j]);
       }
     }
+    if (!SQUARES) return;
+    join<N>(square_a, squares);
+    if (!same) join<N>(square_b, squares + SIDE);
+    __syncthreads();
+    if (same && threadIdx.x < SIDE) squares[SIDE + threadIdx.x] = squares[threadIdx.x];
+    __syncthreads();
+  }
+
+  /* a and b: the tile's first rows, of which rows_a and rows_b are there; packed: both may be read 16 bytes at a time.
+   * With SQUARES, squares[0..SIDE-1] and [SIDE..] in shared memory become sum_k a_ik^2 and b_jk^2. */
+  template <bool SQUARES, class F>
+  __device__ __forceinline__ void run(int64_t rows_a, int64_t rows_b, int64_t d, const T *a, const T *b, bool packed,
+                                      T *squares, F f) {
+    PG_SHARED(row_of_few, left, [DEPTH]);
+    PG_SHARED(row_of_few, right, [DEPTH]);
+#pragma unroll
+    for (int i = 0; i < M; i++)
+#pragma unroll
+      for (int j = 0; j < M; j++) sum[i][j] = 0;
+    if (packed)
+      loop<pg_pack<T>::N, SQUARES>(rows_a, rows_b, d, a, b, left, right, squares, f);
+    else
+      loop<1, SQUARES>(rows_a, rows_b, d, a, b, left, right, squares, f);
   }
 };
 

@@ -1,8 +1,9 @@
 /* fda.cu - the Proxy-FDA loss over all pairs of a batch, and over each anchor's own list (the maths: fda.c).
  *
- * fda_loss. A block takes tile (I, J), I <= J, of the cosines x^ x^^T, which are symmetric: the tile serves both w_ij
- * and w_ji, and never leaves the block. What is kept for backward is not S but S + S^T, since both halves meet here:
- * backward is one product that reads it once, dx^ = (S + S^T) x^, then the way through the normalisation.
+ * fda_loss. A block takes tile (I, J), I <= J, of the cosines, which are symmetric: the tile serves both w_ij and w_ji,
+ * and never leaves the block; the lengths come from the same pass over the rows. Both halves of S + S^T meet here, so
+ * what is kept for backward is R_ij = (S_ij + S_ji) / |x_i|, with what the way through the normalisation subtracts on
+ * the diagonal, R_ii = -sum_j R_ij c_ij: backward is one product, dx = z R x^.
  *
  * fda_pairs. A warp takes a pair, a block 32 pairs of one anchor. In place of S and the cosines c, p = S / |y| and q =
  * p c / |y| are kept: dy = p a^ - q y, and v = sum_m p_m y_m gives dx = (v - a^ (a^ . v)) / |a|, so that backward reads
@@ -63,71 +64,41 @@ template <class T> static int setting_grads(pg_call *c, int at) {
   return PG_OK;
 }
 
-/* A warp a row: dx = z (g - e^ (e^ . g)) / |e|, where g stands in dx. UNIT: e is the unit vector already and norm its
- * former length, too short a row having no gradient; else e is as long as it is. */
-template <class T, int N, bool UNIT>
-static __global__ void project_kernel(int64_t rows, int64_t d, const T *e, const T *norm, const T *upstream,
-                                      double over, T *dx) {
+/* A warp a row: dx = z (v - a^ (a^ . v)) / |a|, where v stands in dx. */
+template <class T, int N>
+static __global__ void project_kernel(int64_t rows, int64_t d, const T *a, const T *upstream, double over, T *dx) {
   int64_t row = (int64_t)blockIdx.x * (PG_BLOCK / PG_WARP) + threadIdx.x / PG_WARP;
   if (row >= rows) return; /* the whole warp */
-  const pg_few<T, N> *from = (const pg_few<T, N> *)(e + row * d);
+  const pg_few<T, N> *from = (const pg_few<T, N> *)(a + row * d);
   pg_few<T, N> *to = (pg_few<T, N> *)(dx + row * d);
-  T along = 0, square = 0, z = *upstream / (T)over, scale;
+  T along = 0, square = 0, z = *upstream / (T)over;
   for (int64_t k = threadIdx.x % PG_WARP; k < d / N; k += PG_WARP) {
-    pg_few<T, N> a = from[k], g = to[k];
+    pg_few<T, N> p = from[k], v = to[k];
 #pragma unroll
-    for (int i = 0; i < N; i++) along += a.v[i] * g.v[i], square += UNIT ? T(0) : a.v[i] * a.v[i];
+    for (int i = 0; i < N; i++) along += p.v[i] * v.v[i], square += p.v[i] * p.v[i];
   }
-  along = pg_warp_sum(along);
-  if (UNIT) {
-    scale = norm[row] > (T)1e-12 ? 1 / norm[row] : T(0);
-  } else {
-    T length = pg_sqrt(pg_warp_sum(square));
-    scale = 1 / (length > (T)1e-12 ? length : (T)1e-12), along *= scale * scale;
-  }
+  T length = pg_sqrt(pg_warp_sum(square)), scale = 1 / (length > (T)1e-12 ? length : (T)1e-12);
+  along = pg_warp_sum(along) * scale * scale;
   for (int64_t k = threadIdx.x % PG_WARP; k < d / N; k += PG_WARP) {
-    pg_few<T, N> a = from[k], g = to[k];
+    pg_few<T, N> p = from[k], v = to[k];
 #pragma unroll
-    for (int i = 0; i < N; i++) g.v[i] = z * (g.v[i] - along * a.v[i]) * scale;
-    to[k] = g;
+    for (int i = 0; i < N; i++) v.v[i] = z * (v.v[i] - along * p.v[i]) * scale;
+    to[k] = v;
   }
 }
 
-template <class T, bool UNIT>
-static int project(pg_call *c, int64_t rows, int64_t d, const T *e, const T *norm, double over, T *dx) {
+template <class T> static int project(pg_call *c, int64_t rows, int64_t d, const T *a, double over, T *dx) {
   const T *upstream = PG_AT(const T, c->grad_out[0]);
   unsigned blocks = pg_blocks(rows, PG_BLOCK / PG_WARP);
-  if (pg_packable<T>(d, e, dx))
-    PG_LAUNCH(c, (project_kernel<T, pg_pack<T>::N, UNIT>), blocks, PG_BLOCK, rows, d, e, norm, upstream, over, dx);
+  if (pg_packable<T>(d, a, dx))
+    PG_LAUNCH(c, (project_kernel<T, pg_pack<T>::N>), blocks, PG_BLOCK, rows, d, a, upstream, over, dx);
   else
-    PG_LAUNCH(c, (project_kernel<T, 1, UNIT>), blocks, PG_BLOCK, rows, d, e, norm, upstream, over, dx);
+    PG_LAUNCH(c, (project_kernel<T, 1>), blocks, PG_BLOCK, rows, d, a, upstream, over, dx);
   return PG_OK;
 }
 
 /* ---- all pairs of a batch
  * ------------------------------------------------------------------------------------------------- */
-
-/* A warp a row: x^ and |x|. */
-template <class T, int N> static __global__ void unit_kernel(int64_t rows, int64_t d, const T *x, T *unit, T *norm) {
-  int64_t row = (int64_t)blockIdx.x * (PG_BLOCK / PG_WARP) + threadIdx.x / PG_WARP;
-  if (row >= rows) return; /* the whole warp */
-  const pg_few<T, N> *from = (const pg_few<T, N> *)(x + row * d);
-  pg_few<T, N> *to = (pg_few<T, N> *)(unit + row * d);
-  T sum = 0;
-  for (int64_t k = threadIdx.x % PG_WARP; k < d / N; k += PG_WARP) {
-    pg_few<T, N> p = from[k];
-#pragma unroll
-    for (int i = 0; i < N; i++) sum += p.v[i] * p.v[i];
-  }
-  T length = pg_sqrt(pg_warp_sum(sum)), scale = length > (T)1e-12 ? 1 / length : (T)1e12;
-  if (threadIdx.x % PG_WARP == 0) norm[row] = length;
-  for (int64_t k = threadIdx.x % PG_WARP; k < d / N; k += PG_WARP) {
-    pg_few<T, N> p = from[k];
-#pragma unroll
-    for (int i = 0; i < N; i++) p.v[i] *= scale;
-    to[k] = p;
-  }
-}
 
 /* Block t of n (n + 1) / 2 takes tile (I, J), I <= J: row I has n - I tiles, so rows I and n - 1 - I have n + 1. */
 static __device__ __forceinline__ void triangle_place(int64_t t, int64_t n, int64_t *I, int64_t *J) {
@@ -136,78 +107,118 @@ static __device__ __forceinline__ void triangle_place(int64_t t, int64_t n, int6
   *J = s < n - r ? r + s : *I + s - (n - r);
 }
 
-/* Each access to w and to the result runs along a row of it: the tile is crossed along its rows for (i, j), along its
- * columns for (j, i), and what the two have for one another goes through shared memory. */
+template <class T> static __device__ __forceinline__ T unit_scale(T norm) {
+  return norm > (T)1e-12 ? 1 / norm : (T)1e12;
+}
+template <class T> static __device__ __forceinline__ T slope_scale(T norm) { return norm > (T)1e-12 ? 1 / norm : T(0); }
+
+template <class T> struct batch {
+  int64_t n, d, packed;
+  const T *x, *w;     /* (n, d), (n, n) */
+  T *unit, *r, *norm; /* (n, d), (n, n) and (n): kept for backward */
+  T *along;           /* (tiles, n): sum_j (S_ij + S_ji) c_ij over a tile's columns */
+  double *partial;    /* (3, blocks) */
+};
+
+/* Each access to w and to r runs along a row of it: the tile is crossed along its rows for (i, j), along its columns
+ * for (j, i), and what the two have for one another goes through shared memory. */
 template <class T, int M>
-static __global__ void __launch_bounds__(PG_BLOCK)
-    fda_tile_kernel(int64_t n, int64_t d, const T *unit, bool packed, const T *w, settings<T> set, T *both,
-                    double *partial) {
-  enum { SIDE = pg_tile<T, M>::SIDE, EACH = SIDE * SIDE / PG_BLOCK };
+static __global__ void __launch_bounds__(PG_BLOCK) fda_tile_kernel(batch<T> s, settings<T> set) {
+  enum { SIDE = pg_tile<T, M>::SIDE, EACH = SIDE * SIDE / PG_BLOCK, STEP = PG_BLOCK / SIDE };
   PG_SHARED(T, tile, [SIDE][SIDE + 1]);
-  int64_t I, J;
+  PG_SHARED(T, norm, [2 * SIDE]); /* of the rows, then of the columns */
+  int64_t I, J, n = s.n;
   triangle_place(blockIdx.x, (n + SIDE - 1) / SIDE, &I, &J);
   int64_t i0 = I * SIDE, j0 = J * SIDE, rows = PG_MIN(n - i0, (int64_t)SIDE), columns = PG_MIN(n - j0, (int64_t)SIDE);
   pg_tile<T, M> product;
-  product.run(rows, columns, d, unit + i0 * d, unit + j0 * d, packed, [](T a, T b) { return a * b; });
+  product.template run<true>(rows, columns, s.d, s.x + i0 * s.d, s.x + j0 * s.d, s.packed != 0, norm,
+                             [](T a, T b) { return a * b; });
+  if (threadIdx.x < 2 * SIDE) norm[threadIdx.x] = pg_sqrt(norm[threadIdx.x]);
+  __syncthreads();
 #pragma unroll
   for (int i = 0; i < M; i++)
 #pragma unroll
-    for (int j = 0; j < M; j++) tile[threadIdx.x / 16 * M + i][threadIdx.x % 16 * M + j] = product.sum[i][j];
+    for (int j = 0; j < M; j++) {
+      int row = threadIdx.x / 16 * M + i, column = threadIdx.x % 16 * M + j;
+      tile[row][column] = product.sum[i][j] * unit_scale(norm[row]) * unit_scale(norm[SIDE + column]);
+    }
   set.read();
   __syncthreads();
 
   sums<T> total;
-  T half[EACH]; /* S_ij */
-  int short_side = threadIdx.x % SIDE, long_side = threadIdx.x / SIDE;
+  T both[EACH], cosine[EACH]; /* S_ij, then S_ij + S_ji */
+  int near = threadIdx.x % SIDE, far = threadIdx.x / SIDE;
 #pragma unroll
   for (int t = 0; t < EACH; t++) {
-    int row = long_side + t * (PG_BLOCK / SIDE), column = short_side;
-    half[t] = 0;
+    int row = far + t * STEP, column = near;
+    cosine[t] = tile[row][column], both[t] = 0;
     if (row < rows && column < columns && i0 + row != j0 + column)
-      half[t] = pair(w[(i0 + row) * n + j0 + column], tile[row][column], set, &total);
+      both[t] = pair(s.w[(i0 + row) * n + j0 + column], cosine[t], set, &total);
   }
   __syncthreads();
 #pragma unroll
   for (int t = 0; t < EACH; t++) { /* S_ji takes the cosine's place; on the diagonal the sums have it already */
-    int column = long_side + t * (PG_BLOCK / SIDE), row = short_side;
-    if (row < rows && column < columns) {
-      sums<T> with = total;
-      if (i0 + row == j0 + column)
-        tile[row][column] = 0;
-      else
-        tile[row][column] = pair(w[(j0 + column) * n + i0 + row], tile[row][column], set, &with);
-      if (I != J) total = with;
-    }
+    int column = far + t * STEP, row = near;
+    T half = 0;
+    sums<T> with = total;
+    if (row < rows && column < columns && i0 + row != j0 + column)
+      half = pair(s.w[(j0 + column) * n + i0 + row], tile[row][column], set, &with);
+    tile[row][column] = half;
+    if (I != J) total = with;
   }
   __syncthreads();
 #pragma unroll
   for (int t = 0; t < EACH; t++) {
-    int row = long_side + t * (PG_BLOCK / SIDE), column = short_side;
-    if (row < rows && column < columns)
-      both[(i0 + row) * n + j0 + column] = tile[row][column] = half[t] + tile[row][column];
+    int row = far + t * STEP, column = near;
+    both[t] += tile[row][column], tile[row][column] = both[t];
+    if (row < rows && column < columns) s.r[(i0 + row) * n + j0 + column] = both[t] * slope_scale(norm[row]);
   }
-  if (I != J) { /* one answer for the whole block */
-    __syncthreads();
+  __syncthreads();
 #pragma unroll
-    for (int t = 0; t < EACH; t++) {
-      int column = long_side + t * (PG_BLOCK / SIDE), row = short_side;
-      if (row < rows && column < columns) both[(j0 + column) * n + i0 + row] = tile[row][column];
-    }
+  for (int t = 0; t < EACH; t++) {
+    int column = far + t * STEP, row = near;
+    if (I != J && row < rows && column < columns)
+      s.r[(j0 + column) * n + i0 + row] = tile[row][column] * slope_scale(norm[SIDE + column]);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int t = 0; t < EACH; t++) tile[far + t * STEP][near] = both[t] * cosine[t];
+  __syncthreads();
+  if (threadIdx.x < 2 * SIDE) { /* a thread a row, or a column */
+    T along = 0;
+    for (int k = 0; k < SIDE; k++) along += threadIdx.x < SIDE ? tile[near][k] : tile[k][near];
+    if (threadIdx.x < SIDE && near < rows) s.along[J * n + i0 + near] = along;
+    if (threadIdx.x >= SIDE && near < columns && I != J) s.along[I * n + j0 + near] = along;
+  }
+  if (I == J) {
+    if (threadIdx.x < rows) s.norm[i0 + threadIdx.x] = norm[threadIdx.x];
+    for (int row = threadIdx.x / PG_WARP; row < rows; row += PG_BLOCK / PG_WARP)
+      for (int64_t k = threadIdx.x % PG_WARP; k < s.d; k += PG_WARP)
+        s.unit[(i0 + row) * s.d + k] = s.x[(i0 + row) * s.d + k] * unit_scale(norm[row]);
   }
   T loss = pg_block_sum(total.loss), ws = pg_block_sum(total.ws), wsc = pg_block_sum(total.wsc);
   if (threadIdx.x == 0) {
-    partial[blockIdx.x] = loss;
-    partial[gridDim.x + blockIdx.x] = ws, partial[2 * (int64_t)gridDim.x + blockIdx.x] = wsc;
+    s.partial[blockIdx.x] = loss;
+    s.partial[gridDim.x + blockIdx.x] = ws, s.partial[2 * (int64_t)gridDim.x + blockIdx.x] = wsc;
   }
 }
 
-template <class T, int M> static int fda_tiles(pg_call *c, int64_t b, int64_t d, const T *unit, T *both) {
-  int64_t n = (b + pg_tile<T, M>::SIDE - 1) / pg_tile<T, M>::SIDE, blocks = n * (n + 1) / 2;
-  pg_scratch partial(sizeof(double) * 3 * (size_t)blocks);
-  if (partial.status) return partial.status;
-  PG_LAUNCH(c, (fda_tile_kernel<T, M>), (unsigned)blocks, PG_BLOCK, b, d, unit, pg_packable<T>(d, unit),
-            PG_AT(const T, c->in[1]), settings_of<T>(c, 2), both, partial.at<double>());
-  PG_LAUNCH(c, finish_kernel<T>, 1, PG_BLOCK, blocks, partial.at<double>(), 1.0 / ((double)b * (double)(b - 1)),
+template <class T> static __global__ void diagonal_kernel(batch<T> s, int64_t tiles) {
+  int64_t i = pg_thread();
+  if (i >= s.n) return;
+  T along = 0;
+  for (int64_t t = 0; t < tiles; t++) along += s.along[t * s.n + i];
+  s.r[i * s.n + i] = -along * slope_scale(s.norm[i]);
+}
+
+template <class T, int M> static int fda_tiles(pg_call *c, batch<T> s) {
+  int64_t tiles = (s.n + pg_tile<T, M>::SIDE - 1) / pg_tile<T, M>::SIDE, blocks = tiles * (tiles + 1) / 2;
+  pg_scratch partial(sizeof(double) * 3 * (size_t)blocks), along(sizeof(T) * (size_t)(tiles * s.n));
+  if (partial.status || along.status) return PG_MAX(partial.status, along.status);
+  s.partial = partial.at<double>(), s.along = along.at<T>();
+  PG_LAUNCH(c, (fda_tile_kernel<T, M>), (unsigned)blocks, PG_BLOCK, s, settings_of<T>(c, 2));
+  PG_LAUNCH(c, diagonal_kernel<T>, pg_blocks(s.n), PG_BLOCK, s, tiles);
+  PG_LAUNCH(c, finish_kernel<T>, 1, PG_BLOCK, blocks, s.partial, 1.0 / ((double)s.n * (double)(s.n - 1)),
             PG_AT(T, c->out[0]), PG_AT(T, c->out[1]));
   return PG_OK;
 }
@@ -215,26 +226,28 @@ template <class T, int M> static int fda_tiles(pg_call *c, int64_t b, int64_t d,
 template <class T> static int fda_loss_forward(pg_call *c) {
   int64_t b = c->in[0]->shape[0], d = c->in[0]->shape[1];
   const T *x = PG_AT(const T, c->in[0]);
-  T *unit = PG_AT(T, c->out[2]), *norm = PG_AT(T, c->out[3]), *both = unit + b * d;
-  unsigned blocks = pg_blocks(b, PG_BLOCK / PG_WARP);
-  if (pg_packable<T>(d, x, unit))
-    PG_LAUNCH(c, (unit_kernel<T, pg_pack<T>::N>), blocks, PG_BLOCK, b, d, x, unit, norm);
-  else
-    PG_LAUNCH(c, (unit_kernel<T, 1>), blocks, PG_BLOCK, b, d, x, unit, norm);
+  T *unit = PG_AT(T, c->out[2]);
+  batch<T> s = {b, d, pg_packable<T>(d, x), x, PG_AT(const T, c->in[1]), unit, unit + b * d, PG_AT(T, c->out[3])};
   enum {
     MOST = sizeof(T) == 4 ? 4 : 2
-  }; /* tiles of 64 read x^ half as often, where there are enough for all of the GPU */
-  return b >= 768 ? fda_tiles<T, MOST>(c, b, d, unit, both) : fda_tiles<T, 2>(c, b, d, unit, both);
+  }; /* tiles of 64 read x half as often, where there are enough for all of the GPU */
+  return b >= 768 ? fda_tiles<T, MOST>(c, s) : fda_tiles<T, 2>(c, s);
+}
+
+template <class T> static __global__ void factors_kernel(const T *upstream, double over, T *factors) {
+  if (threadIdx.x == 0) factors[0] = *upstream / (T)over, factors[1] = 0;
 }
 
 template <class T> static int fda_loss_backward(pg_call *c) {
   int64_t b = c->in[0]->shape[0], d = c->in[0]->shape[1];
-  const T *unit = PG_AT(const T, c->out[2]), *norm = PG_AT(const T, c->out[3]);
+  const T *unit = PG_AT(const T, c->out[2]);
   PG_TRY(setting_grads<T>(c, 2));
   if (!c->grad_in[0]) return PG_OK;
-  T *dx = PG_AT(T, c->grad_in[0]);
-  PG_TRY(pg_cuda_gemm<T>(0, 0, b, d, b, 1, unit + b * d, b, unit, d, 0, dx, d));
-  return project<T, true>(c, b, d, unit, norm, (double)b * (double)(b - 1), dx);
+  pg_scratch factors(2 * sizeof(T));
+  if (factors.status) return factors.status;
+  PG_LAUNCH(c, factors_kernel<T>, 1, PG_WARP, PG_AT(const T, c->grad_out[0]), (double)b * (double)(b - 1),
+            factors.at<T>());
+  return pg_cuda_gemm_scaled<T>(0, 0, b, d, b, factors.at<T>(), unit + b * d, b, unit, d, PG_AT(T, c->grad_in[0]), d);
 }
 
 PG_CUDA_OP(fda_loss, {fda_loss_forward<float>, fda_loss_forward<double>},
@@ -360,7 +373,7 @@ template <class T> static int fda_pairs_backward(pg_call *c) {
   else
     PG_LAUNCH(c, (pairs_grad_kernel<T, 1>), (unsigned)(b * ((d + PG_WARP - 1) / PG_WARP)), PG_BLOCK, b, m, d, x, y,
               saved, upstream, over, dx, dy);
-  return dx ? project<T, false>(c, b, d, x, (const T *)NULL, over, dx) : PG_OK;
+  return dx ? project<T>(c, b, d, x, over, dx) : PG_OK;
 }
 
 PG_CUDA_OP(fda_pairs, {fda_pairs_forward<float>, fda_pairs_forward<double>},

@@ -57,8 +57,8 @@ static __global__ void __launch_bounds__(PG_BLOCK)
   enum { SIDE = pg_tile<T, M>::SIDE };
   int64_t down = (q + SIDE - 1) / SIDE, i0 = blockIdx.x % down * SIDE, j0 = blockIdx.x / down * SIDE;
   pg_tile<T, M> tile;
-  tile.run(PG_MIN(q - i0, (int64_t)SIDE), PG_MIN(n - j0, (int64_t)SIDE), d, a + i0 * d, b + j0 * d, packed,
-           [](T x, T y) { return (x - y) * (x - y); });
+  tile.template run<false>(PG_MIN(q - i0, (int64_t)SIDE), PG_MIN(n - j0, (int64_t)SIDE), d, a + i0 * d, b + j0 * d,
+                           packed, (T *)NULL, [](T x, T y) { return (x - y) * (x - y); });
   int64_t i = i0 + threadIdx.x / 16 * M, j = j0 + threadIdx.x % 16 * M;
 #pragma unroll
   for (int u = 0; u < M; u++) {

@@ -5,12 +5,16 @@
 
 struct simt_blas {
   cudaStream_t stream;
+  cublasPointerMode_t mode; /* of the calls to come */
 };
 
 cublasStatus_t cublasCreate(cublasHandle_t *out) { return *out = new simt_blas(), CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasDestroy(cublasHandle_t handle) { return delete handle, CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream) {
   return handle->stream = stream, CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetPointerMode(cublasHandle_t handle, cublasPointerMode_t mode) {
+  return handle->mode = mode, CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
 
@@ -29,14 +33,22 @@ template <class T> static size_t span(int rows, int columns, int ld) {
 }
 
 template <class T>
-static cublasStatus_t batched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k, T alpha,
-                              const T *a, int lda, long long sa, const T *b, int ldb, long long sb, T beta, T *c, int ldc,
-                              long long sc, int count) {
+static cublasStatus_t batched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                              const T *alpha_at, const T *a, int lda, long long sa, const T *b, int ldb, long long sb,
+                              const T *beta_at, T *c, int ldc, long long sc, int count) {
   int arows = ta ? k : m, brows = tb ? n : k;
   if (m < 0 || n < 0 || k < 0 || lda < (arows > 1 ? arows : 1) || ldb < (brows > 1 ? brows : 1) || ldc < (m > 1 ? m : 1))
     return CUBLAS_STATUS_INVALID_VALUE;
   if (simt::faulted()) return CUBLAS_STATUS_EXECUTION_FAILED;
+  bool later = h->mode == CUBLAS_POINTER_MODE_DEVICE; /* read when the product's turn comes */
+  T alpha_now = later ? T(0) : *alpha_at, beta_now = later ? T(0) : *beta_at;
   simt::enqueue(h->stream, [=] {
+    if (later) {
+      simt::check_range("cuBLAS gemm, alpha", alpha_at, sizeof(T));
+      simt::check_range("cuBLAS gemm, beta", beta_at, sizeof(T));
+      if (simt::faulted()) return;
+    }
+    T alpha = later ? *alpha_at : alpha_now, beta = later ? *beta_at : beta_now;
     for (int i = 0; i < count; i++) {
       simt::check_range("cuBLAS gemm, A", a + i * sa, span<T>(arows, ta ? m : k, lda));
       simt::check_range("cuBLAS gemm, B", b + i * sb, span<T>(brows, tb ? k : n, ldb));
@@ -56,12 +68,12 @@ static cublasStatus_t batched(cublasHandle_t h, cublasOperation_t ta, cublasOper
 cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
                                          const float *alpha, const float *a, int lda, long long sa, const float *b, int ldb,
                                          long long sb, const float *beta, float *c, int ldc, long long sc, int count) {
-  return batched(h, ta, tb, m, n, k, *alpha, a, lda, sa, b, ldb, sb, *beta, c, ldc, sc, count);
+  return batched(h, ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, count);
 }
 
 cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
                                          const double *alpha, const double *a, int lda, long long sa, const double *b,
                                          int ldb, long long sb, const double *beta, double *c, int ldc, long long sc,
                                          int count) {
-  return batched(h, ta, tb, m, n, k, *alpha, a, lda, sa, b, ldb, sb, *beta, c, ldc, sc, count);
+  return batched(h, ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, count);
 }
