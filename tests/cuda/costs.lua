@@ -98,7 +98,7 @@ costs.list = {
       return function() return pg.fda_loss(x, w, nil, nil, { tau = 0.1, bias_value = 5 }) end, { x }
     end,
     forward = { bytes = "4*(2*B*D + 2*B*B + B + 3)", products = "2*B*B*D", rest = "58*B*B + 3*B*D" },
-    backward = { bytes = "4*(2*B*D + B*B + B)", products = "2*B*B*D", rest = "B*B + 5*B*D" } },
+    backward = { bytes = "4*(2*B*D + B*B + 1)", products = "2*B*B*D", rest = "B*D" } },
 
   { name = "proxy_pool", about = "batch 256, 0.4 of the others as proxies",
     sizes = { tiny = { B = 4, N = 8, P = 2, D = 16 }, counted = { B = 16, N = 64, P = 24, D = 128 },
