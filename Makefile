@@ -197,11 +197,11 @@ fuzz: ## a million executions of each fuzzer (needs clang)
 	@for t in png pixels idx idxgz npy; do tests/fuzz/run.sh $$t 1000000 || exit 1; done
 
 lint: ## clang-format and luacheck
-	clang-format --dry-run -Werror core/*.[ch] core/*/*.[ch]
+	clang-format --dry-run -Werror core/*.[ch] core/*/*.[ch] core/*/*.cu tests/simt/*.cu tests/simt/*/*.cu
 	luacheck -q lua recipes tests docs experiments
 
 format: ## clang-format in place
-	clang-format -i core/*.[ch] core/*/*.[ch]
+	clang-format -i core/*.[ch] core/*/*.[ch] core/*/*.cu tests/simt/*.cu tests/simt/*/*.cu
 
 docs: all ## regenerate the references of ops and of the Lua interface
 	$(BUILD)/perigee run docs/generate_ops.lua --out $(BUILD)/docs-run/ops --quiet

@@ -47,14 +47,15 @@ typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fi
   void (*free)(void *p, size_t bytes);
   int (*fill_zero)(void *p, size_t bytes);
   int (*from_host)(void *dst, const void *src, size_t bytes);
-  int (*to_host)(void *dst, const void *src, size_t bytes); /* waits for the device, and reports what went wrong there */
+  int (*to_host)(void *dst, const void *src,
+                 size_t bytes); /* waits for the device, and reports what went wrong there */
   int (*copy)(void *dst, const void *src, size_t bytes);
 
   /* What tensor.c and rng.c ask of a device that is not the host. Tensors live on it. */
-  int (*assign)(pg_tensor *dst, const pg_tensor *src); /* one shape, any strides, any dtypes */
-  int (*fill)(pg_tensor *t, double value);             /* any strides */
-  int (*add)(pg_tensor *sum, const pg_tensor *t);      /* sum += t, contiguous, one shape and floating dtype */
-  int (*count_nonfinite)(const pg_tensor *t, int64_t *out);                    /* contiguous, floating */
+  int (*assign)(pg_tensor *dst, const pg_tensor *src);      /* one shape, any strides, any dtypes */
+  int (*fill)(pg_tensor *t, double value);                  /* any strides */
+  int (*add)(pg_tensor *sum, const pg_tensor *t);           /* sum += t, contiguous, one shape and floating dtype */
+  int (*count_nonfinite)(const pg_tensor *t, int64_t *out); /* contiguous, floating */
   int (*random)(pg_tensor *t, uint64_t seed, uint64_t offset, int32_t normal); /* contiguous, floating */
   int (*synchronize)(void);
   const char *(*describe)(void); /* what it is, in one line */
@@ -64,7 +65,8 @@ typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fi
 } pg_device_vtable;
 
 extern const pg_device_vtable pg_device_cpu;
-const pg_device_vtable *pg_device_get(int32_t device); /* loads a plug-in at first; NULL and an error where there is none */
+const pg_device_vtable *
+pg_device_get(int32_t device); /* loads a plug-in at first; NULL and an error where there is none */
 void pg_device_register(int32_t device, const pg_device_vtable *vtable);
 int pg_device_load_cuda(void); /* device_cuda.c: opens the plug-in, which registers itself */
 

@@ -1,6 +1,6 @@
-/* lanes.h - sums of a row in eight vectors at a time, for the kernels that are compiled once for each real type: include
- * it inside #ifdef REAL, after K and real. A single running sum would wait for itself at every step; eight parts of the
- * row would be eight streams from memory. The order of the additions depends on n alone.
+/* lanes.h - sums of a row in eight vectors at a time, for the kernels that are compiled once for each real type:
+ * include it inside #ifdef REAL, after K and real. A single running sum would wait for itself at every step; eight
+ * parts of the row would be eight streams from memory. The order of the additions depends on n alone.
  *
  * Vectors have the 32 bytes of AVX2: wider ones are kept in memory by gcc where there is no AVX-512, ten times as slow,
  * and with AVX-512 eight of these are as fast as four of those. */

@@ -217,7 +217,8 @@ static int run_node(pg_node *n) {
   int status = PG_OK;
   for (int32_t i = 0; i < n->n_out && !status; i++) {
     c.out[i] = n->out[i].t;
-    bool hidden = n->op->info.outputs[i].flags & PG_HIDDEN; /* nobody can use it: it has no gradient, and none is read */
+    bool hidden =
+        n->op->info.outputs[i].flags & PG_HIDDEN; /* nobody can use it: it has no gradient, and none is read */
     if (!n->grad[i] && !hidden && pg_is_float(c.out[i]->dtype)) { /* nothing flowed back into this output */
       if (!(status = pg_new_like(c.out[i], &n->grad[i]))) status = pg_fill(n->grad[i], 0);
     }

@@ -29,7 +29,8 @@ extern "C" { /* the core is C */
 #include "../op.h"
 }
 
-/* ---- the two spellings -------------------------------------------------------------------------------------------- */
+/* ---- the two spellings --------------------------------------------------------------------------------------------
+ */
 
 #ifdef PG_SIMT
 #define PG_LAUNCH_SHARED(c, kernel, blocks, threads, bytes, ...)                                                       \
@@ -57,7 +58,8 @@ extern "C" { /* the core is C */
 #define PG_LAUNCH(c, kernel, blocks, threads, ...) PG_LAUNCH_SHARED(c, kernel, blocks, threads, 0, __VA_ARGS__)
 /* A template with several arguments holds commas: write PG_LAUNCH(c, (kernel<T, 4>), ...). */
 
-/* ---- the table: which kernels an op has on the device ---------------------------------------------------------------- */
+/* ---- the table: which kernels an op has on the device
+ * ---------------------------------------------------------------- */
 
 /* By dtype in the order float32, float64, int32, uint8; what is left out is not supported. */
 typedef struct pg_cuda_op {
@@ -67,13 +69,14 @@ typedef struct pg_cuda_op {
 /* PG_CUDA_OP(relu, {relu_forward<float>, relu_forward<double>}, {relu_backward<float>, relu_backward<double>}) */
 #define PG_CUDA_OP(name, ...)                                                                                          \
   extern "C" {                                                                                                         \
-  extern const pg_cuda_op pg_kernels_##name;                                                                              \
-  const pg_cuda_op pg_kernels_##name = {__VA_ARGS__};                                                                     \
+  extern const pg_cuda_op pg_kernels_##name;                                                                           \
+  const pg_cuda_op pg_kernels_##name = {__VA_ARGS__};                                                                  \
   }
 
-/* ---- runtime.cu -------------------------------------------------------------------------------------------------------- */
+/* ---- runtime.cu
+ * -------------------------------------------------------------------------------------------------------- */
 
-cudaStream_t pg_cuda_stream(void);                       /* the one stream on which everything happens in order */
+cudaStream_t pg_cuda_stream(void);                        /* the one stream on which everything happens in order */
 int pg_cuda_launched(const pg_call *c, const char *what); /* status of the launch just made, with op and shapes */
 int pg_cuda_status(cudaError_t error, const char *what);  /* PG_OK, or PG_ERR_DEVICE with the runtime's own words */
 
@@ -112,8 +115,8 @@ template <class T>
 int pg_cuda_gemm_scaled(int ta, int tb, int64_t m, int64_t n, int64_t k, const T *factors, const T *a, int64_t lda,
                         const T *b, int64_t ldb, T *c, int64_t ldc);
 
-/* A position or label outside its range is found by the kernel that reads it, and becomes an error of the next call that
- * waits for the device. `pg_fault_new` remembers the call's name and shapes, `what` is the argument's name. */
+/* A position or label outside its range is found by the kernel that reads it, and becomes an error of the next call
+ * that waits for the device. `pg_fault_new` remembers the call's name and shapes, `what` is the argument's name. */
 typedef struct pg_fault {
   int32_t *record; /* device memory: {set, ticket, place, value, limit}; the first fault is kept */
   int32_t ticket;
@@ -129,24 +132,26 @@ static __device__ __forceinline__ bool pg_in_range(pg_fault f, int64_t place, in
   return false;
 }
 
-/* Records a value that the op does not take, where no range of positions says so; pg_fault_new's `what` says what does. */
+/* Records a value that the op does not take, where no range of positions says so; pg_fault_new's `what` says what does.
+ */
 static __device__ __forceinline__ void pg_refuse(pg_fault f, int64_t place, int64_t value) {
   pg_in_range(f, place, value, -1);
 }
 
 /* tensor.cu: moves values on the device for the core, and for kernels that need one layout made from another. */
-int pg_cuda_assign(pg_tensor *dst, const pg_tensor *src); /* one shape, any strides, any dtypes */
+int pg_cuda_assign(pg_tensor *dst, const pg_tensor *src);    /* one shape, any strides, any dtypes */
 int pg_cuda_sum_to(const pg_tensor *wide, pg_tensor *small); /* pg_sum_to's sibling: undoes broadcasting */
-/* The gradients `to` of two broadcast operands: `write` fills tensors of the output's shape (NULL: not wanted), which are
- * the gradients themselves where nothing was stretched, and are summed to them where something was. */
+/* The gradients `to` of two broadcast operands: `write` fills tensors of the output's shape (NULL: not wanted), which
+ * are the gradients themselves where nothing was stretched, and are summed to them where something was. */
 int pg_cuda_grads(pg_call *c, pg_tensor *const to[2], int (*write)(pg_call *c, pg_tensor *da, pg_tensor *db));
 
-/* rows.cu, for positions along a dimension that a tensor holds; each is checked, and a wrong one is recorded in `fault`.
- * Sums take their terms in the order of the index. T is float or double.
+/* rows.cu, for positions along a dimension that a tensor holds; each is checked, and a wrong one is recorded in
+ * `fault`. Sums take their terms in the order of the index. T is float or double.
  *
  *     pick_rows    y[o, i, :] = x[o, index[i], :]          x (outer, n, row), index (count); a row so many bytes
  *     add_rows     to[o, index[i], :] += from[o, i, :]     to (outer, n, width), from (outer, count, width)
- *     add_at       to[o, index[o, i, k], k] += from[o, i, k]     to (outer, n, inner), index and from (outer, m, inner) */
+ *     add_at       to[o, index[o, i, k], k] += from[o, i, k]     to (outer, n, inner), index and from (outer, m, inner)
+ */
 int pg_cuda_pick_rows(const pg_call *c, pg_fault fault, int64_t outer, int64_t n, int64_t count, int64_t bytes,
                       const int32_t *index, const void *x, void *y);
 template <class T>
@@ -156,7 +161,8 @@ template <class T>
 int pg_cuda_add_at(const pg_call *c, pg_fault fault, int64_t outer, int64_t n, int64_t m, int64_t inner,
                    const int32_t *index, const T *from, T *to);
 
-/* ---- launch shapes ------------------------------------------------------------------------------------------------------- */
+/* ---- launch shapes
+ * ------------------------------------------------------------------------------------------------------- */
 
 enum { PG_BLOCK = 256, PG_WARP = 32, PG_GRID_MOST = 2147483647 };
 #define PG_FULL_MASK 0xffffffffu
@@ -169,24 +175,28 @@ static inline unsigned pg_blocks(int64_t n, int64_t threads = PG_BLOCK) {
 
 static __device__ __forceinline__ int64_t pg_thread(void) { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }
 
-/* ---- 16 bytes at a time -------------------------------------------------------------------------------------------------- */
+/* ---- 16 bytes at a time
+ * -------------------------------------------------------------------------------------------------- */
 
-/* As many elements as one 16-byte access moves, or W of them where a kernel reads narrower elements beside wider ones. */
+/* As many elements as one 16-byte access moves, or W of them where a kernel reads narrower elements beside wider ones.
+ */
 template <class T, int W = 16 / (int)sizeof(T)> struct alignas(W * sizeof(T)) pg_pack {
   enum { N = W };
   T v[W];
 };
 
 /* Whether rows of n elements that begin at these addresses can be read and written in packs. */
-template <class T> static inline bool pg_packable(int64_t n, const void *a, const void *b = NULL, const void *c = NULL,
-                                                  const void *d = NULL) {
+template <class T>
+static inline bool pg_packable(int64_t n, const void *a, const void *b = NULL, const void *c = NULL,
+                               const void *d = NULL) {
   return n % pg_pack<T>::N == 0 && (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) & 15) == 0;
 }
 
 template <class T> static __device__ __forceinline__ pg_pack<T> pg_load(const T *p) { return *(const pg_pack<T> *)p; }
 template <class T> static __device__ __forceinline__ void pg_store(T *p, const pg_pack<T> &x) { *(pg_pack<T> *)p = x; }
 
-/* ---- sums and maxima over a warp and a block: the order depends on the shape alone ------------------------------------- */
+/* ---- sums and maxima over a warp and a block: the order depends on the shape alone
+ * ------------------------------------- */
 
 struct pg_plus {
   template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
@@ -215,7 +225,8 @@ template <class T, class Op> static __device__ __forceinline__ T pg_block_all(T 
 }
 template <class T> static __device__ __forceinline__ T pg_block_sum(T x) { return pg_block_all(x, T(0), pg_plus()); }
 
-/* ---- functions by type --------------------------------------------------------------------------------------------------- */
+/* ---- functions by type
+ * --------------------------------------------------------------------------------------------------- */
 
 static __device__ __forceinline__ float pg_exp(float x) { return expf(x); }
 static __device__ __forceinline__ double pg_exp(double x) { return exp(x); }
@@ -243,7 +254,8 @@ template <class T> static __device__ __forceinline__ T pg_softplus(T x) { /* log
   return (x > 0 ? x : x != x ? x : T(0)) + pg_log1p(pg_exp(-pg_abs(x)));
 }
 
-/* ---- a strided tensor as a kernel sees it ----------------------------------------------------------------------------- */
+/* ---- a strided tensor as a kernel sees it
+ * ----------------------------------------------------------------------------- */
 
 typedef struct pg_strided { /* passed by value; dimensions of size 1 dropped, those that run on merged */
   int32_t ndim;
@@ -260,7 +272,8 @@ static __device__ __forceinline__ int64_t pg_place(const pg_strided &s, int64_t 
 /* t as one operand of an output of `shape`, to which it broadcasts (stride 0 where it is repeated). */
 pg_strided pg_strided_as(const pg_tensor *t, int32_t ndim, const int64_t *shape);
 
-/* ---- operands of different shapes, W elements a thread (pg_walk_over of op.h, passed to the kernel by value) ------------ */
+/* ---- operands of different shapes, W elements a thread (pg_walk_over of op.h, passed to the kernel by value)
+ * ------------ */
 
 /* Whether operand k, which begins at `first`, can be taken W elements at a time along with the output. */
 template <int W, class T> static inline bool pg_walk_packable(const pg_walk &w, int k, const T *first) {
@@ -295,8 +308,7 @@ static __device__ __forceinline__ pg_pack<T, W> pg_take(const T *p, int64_t step
   return x;
 }
 
-template <int W, class T>
-static __device__ __forceinline__ void pg_put(T *p, const pg_pack<T, W> &x, int64_t left) {
+template <int W, class T> static __device__ __forceinline__ void pg_put(T *p, const pg_pack<T, W> &x, int64_t left) {
   if (left >= W) {
     *(pg_pack<T, W> *)p = x;
   } else {
@@ -306,7 +318,8 @@ static __device__ __forceinline__ void pg_put(T *p, const pg_pack<T, W> &x, int6
   }
 }
 
-/* ---- the generator: Philox 4x32-10, the CPU's stream (rng.c) -------------------------------------------------------------- */
+/* ---- the generator: Philox 4x32-10, the CPU's stream (rng.c)
+ * -------------------------------------------------------------- */
 
 /* Numbers 4 block .. 4 block + 3 at the price of one. */
 static __device__ __forceinline__ void pg_cuda_four_bits(uint64_t seed, uint64_t block, uint32_t bits[4]) {

@@ -1,8 +1,9 @@
 /* runtime.cu - the CUDA plug-in: one device, one stream, its memory, its errors, GEMM by cuBLAS.
  *
- * Everything happens in order on one stream, so that a block of memory can be handed on while work that uses it is still
- * queued. Bytes from the host go through a ring of pinned pieces: a copy returns as soon as its bytes are staged, and a
- * piece is filled again once the event behind its last copy has passed. Only what gives values to the host waits. */
+ * Everything happens in order on one stream, so that a block of memory can be handed on while work that uses it is
+ * still queued. Bytes from the host go through a ring of pinned pieces: a copy returns as soon as its bytes are staged,
+ * and a piece is filled again once the event behind its last copy has passed. Only what gives values to the host waits.
+ */
 #include "cuda.h"
 #include <cublas_v2.h>
 #include <stdarg.h>
@@ -26,7 +27,8 @@ static struct {
 
 cudaStream_t pg_cuda_stream(void) { return gpu.stream; }
 
-/* ---- errors --------------------------------------------------------------------------------------------------------- */
+/* ---- errors ---------------------------------------------------------------------------------------------------------
+ */
 
 int pg_cuda_status(cudaError_t error, const char *what) {
   if (error == cudaSuccess) return PG_OK;
@@ -64,7 +66,7 @@ pg_fault pg_fault_new(const pg_call *c, const char *what) {
   return pg_fault{gpu.fault, gpu.ticket};
 }
 
-/* "op on cuda: index[5] = 70 is outside 1..60: weight (60, 4), index (8)", of whichever call found it. */
+/* "op on cuda: index, element 5 = 70 is outside 1..60: weight (60, 4), index (8)", of whichever call found it. */
 static int report_fault(void) {
   if (!gpu.fault_here[0]) return PG_OK;
   const int32_t *f = gpu.fault_here;
@@ -90,11 +92,13 @@ static int wait_for_all(void) {
   return status ? status : report_fault();
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------------------------------
+ */
 
 static int cuda_alloc(size_t bytes, void **out) {
   cudaError_t error = cudaMalloc(out, bytes);
-  if (error == cudaErrorMemoryAllocation) { /* blocks given back may be waiting for queued work: let it end, try again */
+  if (error ==
+      cudaErrorMemoryAllocation) { /* blocks given back may be waiting for queued work: let it end, try again */
     cudaGetLastError();
     cudaStreamSynchronize(gpu.stream);
     error = cudaMalloc(out, bytes);
@@ -119,8 +123,8 @@ static int cuda_from_host(void *dst, const void *src, size_t bytes) {
     size_t n = PG_MIN(bytes - done, (size_t)PIECE_BYTES);
     PG_TRY(pg_cuda_status(cudaEventSynchronize(piece->passed), "copy to the device"));
     memcpy(piece->memory, (const char *)src + done, n);
-    PG_TRY(pg_cuda_status(
-        cudaMemcpyAsync((char *)dst + done, piece->memory, n, cudaMemcpyHostToDevice, gpu.stream), "copy to the device"));
+    PG_TRY(pg_cuda_status(cudaMemcpyAsync((char *)dst + done, piece->memory, n, cudaMemcpyHostToDevice, gpu.stream),
+                          "copy to the device"));
     PG_TRY(pg_cuda_status(cudaEventRecord(piece->passed, gpu.stream), "copy to the device"));
     gpu.next_piece = (gpu.next_piece + 1) % PIECES;
     done += n;
@@ -136,9 +140,9 @@ static int cuda_to_host(void *dst, const void *src, size_t bytes) {
       auto *piece = &gpu.piece[k % PIECES];
       size_t at = k * PIECE_BYTES, n = PG_MIN(bytes - at, (size_t)PIECE_BYTES);
       PG_TRY(pg_cuda_status(cudaEventSynchronize(piece->passed), "copy to the host"));
-      PG_TRY(pg_cuda_status(
-          cudaMemcpyAsync(piece->memory, (const char *)src + at, n, cudaMemcpyDeviceToHost, gpu.stream),
-          "copy to the host"));
+      PG_TRY(
+          pg_cuda_status(cudaMemcpyAsync(piece->memory, (const char *)src + at, n, cudaMemcpyDeviceToHost, gpu.stream),
+                         "copy to the host"));
       PG_TRY(pg_cuda_status(cudaEventRecord(piece->passed, gpu.stream), "copy to the host"));
     }
     if (k + 1 >= PIECES && k + 1 - PIECES < count) {
@@ -170,11 +174,12 @@ int pg_cuda_count_nonfinite(const pg_tensor *t, int64_t *out);
 int pg_cuda_random(pg_tensor *t, uint64_t seed, uint64_t offset, int32_t normal);
 
 static const pg_device_vtable cuda_device = {
-    "cuda",         cuda_alloc,   cuda_free,   cuda_zero,               cuda_from_host, cuda_to_host, cuda_copy,
-    pg_cuda_assign, pg_cuda_fill, pg_cuda_add, pg_cuda_count_nonfinite, pg_cuda_random, wait_for_all, cuda_describe,
-    cuda_mark};
+    "cuda",       cuda_alloc,     cuda_free,    cuda_zero,   cuda_from_host,          cuda_to_host,
+    cuda_copy,    pg_cuda_assign, pg_cuda_fill, pg_cuda_add, pg_cuda_count_nonfinite, pg_cuda_random,
+    wait_for_all, cuda_describe,  cuda_mark};
 
-/* ---- GEMM: cuBLAS counts columns first, so a row-major product is its transpose with the operands exchanged ----------- */
+/* ---- GEMM: cuBLAS counts columns first, so a row-major product is its transpose with the operands exchanged
+ * ----------- */
 
 static int blas_status(cublasStatus_t status, const char *what) {
   if (status == CUBLAS_STATUS_SUCCESS) return PG_OK;
@@ -190,18 +195,18 @@ static int gemm_fits(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, 
 
 static cublasOperation_t op_of(int trans) { return trans ? CUBLAS_OP_T : CUBLAS_OP_N; }
 
-static cublasStatus_t gemm_batch(int ta, int tb, int m, int n, int k, const float *alpha, const float *a, int lda, int64_t sa,
-                                 const float *b, int ldb, int64_t sb, const float *beta, float *c, int ldc, int64_t sc,
-                                 int count) {
-  return cublasSgemmStridedBatched(gpu.blas, op_of(tb), op_of(ta), n, m, k, alpha, b, ldb, sb, a, lda, sa, beta, c,
-                                   ldc, sc, count);
+static cublasStatus_t gemm_batch(int ta, int tb, int m, int n, int k, const float *alpha, const float *a, int lda,
+                                 int64_t sa, const float *b, int ldb, int64_t sb, const float *beta, float *c, int ldc,
+                                 int64_t sc, int count) {
+  return cublasSgemmStridedBatched(gpu.blas, op_of(tb), op_of(ta), n, m, k, alpha, b, ldb, sb, a, lda, sa, beta, c, ldc,
+                                   sc, count);
 }
 
 static cublasStatus_t gemm_batch(int ta, int tb, int m, int n, int k, const double *alpha, const double *a, int lda,
-                                 int64_t sa, const double *b, int ldb, int64_t sb, const double *beta, double *c, int ldc,
-                                 int64_t sc, int count) {
-  return cublasDgemmStridedBatched(gpu.blas, op_of(tb), op_of(ta), n, m, k, alpha, b, ldb, sb, a, lda, sa, beta, c,
-                                   ldc, sc, count);
+                                 int64_t sa, const double *b, int ldb, int64_t sb, const double *beta, double *c,
+                                 int ldc, int64_t sc, int count) {
+  return cublasDgemmStridedBatched(gpu.blas, op_of(tb), op_of(ta), n, m, k, alpha, b, ldb, sb, a, lda, sa, beta, c, ldc,
+                                   sc, count);
 }
 
 template <class T>
@@ -241,23 +246,24 @@ int pg_cuda_gemm_scaled(int ta, int tb, int64_t m, int64_t n, int64_t k, const T
   if (m == 0 || n == 0) return PG_OK;
   PG_TRY(gemm_fits(m, n, k, lda, ldb, ldc));
   PG_TRY(blas_status(cublasSetPointerMode(gpu.blas, CUBLAS_POINTER_MODE_DEVICE), "matmul"));
-  cublasStatus_t status = gemm_batch(ta, tb, (int)m, (int)n, (int)k, factors, a, (int)lda, 0, b, (int)ldb, 0, factors + 1,
-                                     c, (int)ldc, 0, 1);
+  cublasStatus_t status = gemm_batch(ta, tb, (int)m, (int)n, (int)k, factors, a, (int)lda, 0, b, (int)ldb, 0,
+                                     factors + 1, c, (int)ldc, 0, 1);
   PG_TRY(blas_status(cublasSetPointerMode(gpu.blas, CUBLAS_POINTER_MODE_HOST), "matmul"));
   return blas_status(status, "matmul");
 }
 
 #define GEMM(T)                                                                                                        \
-  template int pg_cuda_gemm<T>(int, int, int64_t, int64_t, int64_t, T, const T *, int64_t, const T *, int64_t, T,      \
-                               T *, int64_t);                                                                          \
+  template int pg_cuda_gemm<T>(int, int, int64_t, int64_t, int64_t, T, const T *, int64_t, const T *, int64_t, T, T *, \
+                               int64_t);                                                                               \
   template int pg_cuda_gemm_batched<T>(int, int, int64_t, int64_t, int64_t, T, const T *, int64_t, int64_t, const T *, \
-                                       int64_t, int64_t, T, T *, int64_t, int64_t, int64_t);                          \
+                                       int64_t, int64_t, T, T *, int64_t, int64_t, int64_t);                           \
   template int pg_cuda_gemm_scaled<T>(int, int, int64_t, int64_t, int64_t, const T *, const T *, int64_t, const T *,   \
                                       int64_t, T *, int64_t);
 GEMM(float)
 GEMM(double)
 
-/* ---- opening ----------------------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * ----------------------------------------------------------------------------------------------------------- */
 
 /* Every op has a line in ops.def; views have no forward kernel, and what has none at all is absent here. */
 #define OP(name) extern "C" __attribute__((weak)) const pg_cuda_op pg_kernels_##name;
@@ -295,16 +301,18 @@ static int set_up(void) {
 extern "C" int pg_cuda_open(int32_t abi, int32_t ops) {
   enum { OPS = sizeof kernels / sizeof *kernels };
   if (abi != PG_ABI || ops != OPS)
-    return pg_fail(PG_ERR_DEVICE,
-                   "device \"cuda\" is not available: the plug-in speaks ABI %d and knows %d ops, the library ABI %d and "
-                   "%d; run `make` again",
-                   PG_ABI, OPS, abi, ops);
+    return pg_fail(
+        PG_ERR_DEVICE,
+        "device \"cuda\" is not available: the plug-in speaks ABI %d and knows %d ops, the library ABI %d and "
+        "%d; run `make` again",
+        PG_ABI, OPS, abi, ops);
   int count = 0, driver = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorInsufficientDriver) {
     cudaDriverGetVersion(&driver);
-    return pg_fail(PG_ERR_DEVICE, driver ? "device \"cuda\" is not available: its driver is too old for this build's CUDA"
-                                         : "device \"cuda\" is not available: there is no NVIDIA driver");
+    return pg_fail(PG_ERR_DEVICE, driver
+                                      ? "device \"cuda\" is not available: its driver is too old for this build's CUDA"
+                                      : "device \"cuda\" is not available: there is no NVIDIA driver");
   }
   if (error != cudaSuccess || count == 0)
     return pg_fail(PG_ERR_DEVICE, "device \"cuda\" is not available: %s",

@@ -59,7 +59,8 @@ describe("on the device", function()
   end
 
   it("sums over many stretched positions in parts", function()
-    for _, shapes in ipairs { { { 1100, 3 }, { 3 } }, { { 1100, 40 }, { 40 } }, { { 3, 1100 }, { 3, 1 } }, { { 2100 }, { 1 } } } do
+    for _, shapes in ipairs { { { 1100, 3 }, { 3 } }, { { 1100, 40 }, { 40 } }, { { 3, 1100 }, { 3, 1 } },
+      { { 2100 }, { 1 } } } do
       device.seed(4)
       pg.seed(5)
       local wide, narrow = pg.randn(shapes[1]), pg.randn(shapes[2])

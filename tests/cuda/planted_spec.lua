@@ -14,7 +14,8 @@ end
 local FAULTS = {
   { "global_read", san = "use%-after%-poison.*global_read", plain = "element 63 is" },
   { "global_write", san = "use%-after%-poison.*global_write", plain = "wrote before an allocation of 256 bytes" },
-  { "shared_bounds", san = "index 64 out of bounds for type 'float %[64%]'", plain = "wrote outside of an array in shared memory" },
+  { "shared_bounds", san = "index 64 out of bounds for type 'float %[64%]'",
+    plain = "wrote outside of an array in shared memory" },
   { "missing_barrier", both = "seed %d: element %d+ is %-?nan" },
   { "left_barrier", both = "divergent barrier at line %d+: 1 threads have already ended" },
   { "divergent_barrier", both = "divergent barrier: threads wait at lines %d+ and %d+" },

@@ -54,7 +54,7 @@ describe("on the device", function()
   end)
 
   it("pretrain trains as on the CPU", function()
-    compare("pretrain", ("steps=%d scenes=8 drawings=4 clothes=4 width=32 depth=2 log=1 probe=20 probe_steps=2 test=50 save=FOLDER.safetensors")
-      :format(STEPS), STEPS)
+    compare("pretrain", ("steps=%d scenes=8 drawings=4 clothes=4 width=32 depth=2 log=1 probe=20 probe_steps=2 test=50 "
+      .. "save=FOLDER.safetensors"):format(STEPS), STEPS)
   end)
 end)

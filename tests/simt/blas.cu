@@ -37,7 +37,8 @@ static cublasStatus_t batched(cublasHandle_t h, cublasOperation_t ta, cublasOper
                               const T *alpha_at, const T *a, int lda, long long sa, const T *b, int ldb, long long sb,
                               const T *beta_at, T *c, int ldc, long long sc, int count) {
   int arows = ta ? k : m, brows = tb ? n : k;
-  if (m < 0 || n < 0 || k < 0 || lda < (arows > 1 ? arows : 1) || ldb < (brows > 1 ? brows : 1) || ldc < (m > 1 ? m : 1))
+  if (m < 0 || n < 0 || k < 0 || lda < (arows > 1 ? arows : 1) || ldb < (brows > 1 ? brows : 1) ||
+      ldc < (m > 1 ? m : 1))
     return CUBLAS_STATUS_INVALID_VALUE;
   if (simt::faulted()) return CUBLAS_STATUS_EXECUTION_FAILED;
   bool later = h->mode == CUBLAS_POINTER_MODE_DEVICE; /* read when the product's turn comes */
@@ -55,8 +56,8 @@ static cublasStatus_t batched(cublasHandle_t h, cublasOperation_t ta, cublasOper
       simt::check_range("cuBLAS gemm, C", c + i * sc, span<T>(m, n, ldc));
     }
     for (int i = 0; i < count && !simt::faulted(); i++)
-      one(ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, alpha, a + i * sa, lda, b + i * sb, ldb,
-          beta, c + i * sc, ldc);
+      one(ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, alpha, a + i * sa, lda, b + i * sb,
+          ldb, beta, c + i * sc, ldc);
     double size = sizeof(T), a_size = size * m * k * (sa ? count : 1), b_size = size * k * n * (sb ? count : 1),
            c_size = size * m * n * count; /* each operand once */
     simt::count_library("cuBLAS gemm", (uint64_t)(a_size + b_size + (beta != 0 ? c_size : 0)), (uint64_t)c_size,
@@ -65,15 +66,16 @@ static cublasStatus_t batched(cublasHandle_t h, cublasOperation_t ta, cublasOper
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                                         const float *alpha, const float *a, int lda, long long sa, const float *b, int ldb,
-                                         long long sb, const float *beta, float *c, int ldc, long long sc, int count) {
+cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,
+                                         int k, const float *alpha, const float *a, int lda, long long sa,
+                                         const float *b, int ldb, long long sb, const float *beta, float *c, int ldc,
+                                         long long sc, int count) {
   return batched(h, ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, count);
 }
 
-cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                                         const double *alpha, const double *a, int lda, long long sa, const double *b,
-                                         int ldb, long long sb, const double *beta, double *c, int ldc, long long sc,
-                                         int count) {
+cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,
+                                         int k, const double *alpha, const double *a, int lda, long long sa,
+                                         const double *b, int ldb, long long sb, const double *beta, double *c, int ldc,
+                                         long long sc, int count) {
   return batched(h, ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, count);
 }

@@ -22,8 +22,8 @@ struct allocation {
 
 static char *base;
 static int open_depth;
-static std::map<char *, allocation> live;                 /* by address */
-static std::map<size_t, std::vector<char *>> given_back;  /* by padded size, to be used again */
+static std::map<char *, allocation> live;                /* by address */
+static std::map<size_t, std::vector<char *>> given_back; /* by padded size, to be used again */
 static size_t next_free;
 static struct sigaction before;
 
@@ -135,8 +135,8 @@ void check_host(const char *what, const void *p, size_t bytes) {
 
 void mark(void *p, size_t used, size_t capacity, cudaStream_t stream) {
   enqueue(stream, [=] { /* work that is queued before still has the block as it was */
-    auto it = live.find((char *)p);
-    if (it != live.end() && it->second.bytes >= capacity) set_used((char *)p, &it->second, used);
+                        auto it = live.find((char *)p);
+                        if (it != live.end() && it->second.bytes >= capacity) set_used((char *)p, &it->second, used);
   });
 }
 
@@ -150,7 +150,8 @@ void check_words(const char *kernel, int index, const void *value, size_t bytes)
   for (size_t i = 0; i + sizeof(uintptr_t) <= bytes; i += sizeof(uintptr_t)) {
     uintptr_t word;
     memcpy(&word, (const char *)value + i, sizeof word);
-    if (word < 0x500000000000u || word > 0x7fffffffffffu || ((char *)word >= base && (char *)word < base + RANGE)) continue;
+    if (word < 0x500000000000u || word > 0x7fffffffffffu || ((char *)word >= base && (char *)word < base + RANGE))
+      continue;
     if ((word & 0xffffffffu) < 0x10000u) continue; /* a small int beside four bytes of padding, which hold anything */
     uintptr_t page = word & ~(uintptr_t)4095;
     if (msync((void *)page, 4096, MS_ASYNC) == 0)
@@ -162,7 +163,8 @@ void check_words(const char *kernel, int index, const void *value, size_t bytes)
 
 using namespace simt;
 
-/* ---- the runtime's side --------------------------------------------------------------------------------------------- */
+/* ---- the runtime's side ---------------------------------------------------------------------------------------------
+ */
 
 static size_t limit_bytes(void) { /* PERIGEE_SIMT_MEMORY: bytes that the device pretends to have */
   const char *text = getenv("PERIGEE_SIMT_MEMORY");
@@ -174,7 +176,8 @@ static size_t held;
 cudaError_t cudaMalloc(void **out, size_t bytes) {
   reserve();
   size_t room = padded(bytes);
-  if (held + bytes > limit_bytes() || (given_back[room].empty() && next_free + room > RANGE)) return cudaErrorMemoryAllocation;
+  if (held + bytes > limit_bytes() || (given_back[room].empty() && next_free + room > RANGE))
+    return cudaErrorMemoryAllocation;
   char *zone;
   bool fresh = given_back[room].empty();
   if (fresh) {

@@ -1,9 +1,10 @@
 /* scheduler.cu - runs a grid: blocks one after the other, the threads of a block as fibers that take turns.
  *
  * A thread runs until it waits at a barrier or a warp operation, or ends. Who goes next is drawn from a seed
- * (PERIGEE_SIMT_SEED; 0 is the natural order), and some warps rest while others run ahead to the next barrier, so that a
- * kernel that counts on an order, for want of a barrier, gives other results under some seeds. What no order can resolve is a fault: threads at different barriers, a barrier that
- * some have left behind, a shuffle whose mask names a lane that is not coming or leaves out its own. */
+ * (PERIGEE_SIMT_SEED; 0 is the natural order), and some warps rest while others run ahead to the next barrier, so that
+ * a kernel that counts on an order, for want of a barrier, gives other results under some seeds. What no order can
+ * resolve is a fault: threads at different barriers, a barrier that some have left behind, a shuffle whose mask names a
+ * lane that is not coming or leaves out its own. */
 #include "simt.h"
 #include <algorithm>
 #include <map>
@@ -18,7 +19,8 @@ namespace simt {
 
 place here;
 
-/* ---- fibers: a stack each, and a switch between two ------------------------------------------------------------------- */
+/* ---- fibers: a stack each, and a switch between two
+ * ------------------------------------------------------------------- */
 
 enum : size_t { STACK = 1 << 17 };
 
@@ -63,7 +65,8 @@ static void switch_to(fiber *from, fiber *to, bool forever) {
 #endif
 }
 
-/* ---- the block that runs ------------------------------------------------------------------------------------------------ */
+/* ---- the block that runs
+ * ------------------------------------------------------------------------------------------------ */
 
 enum state { FRESH, READY, AT_BARRIER, AT_WARP, ENDED };
 
@@ -82,10 +85,10 @@ static const std::function<void()> *body;
 static const char *kernel_name;
 static std::vector<thread> threads;
 static std::vector<int> order;
-static size_t cursor; /* in order */
+static size_t cursor;             /* in order */
 static std::vector<char> resting; /* warps that wait until nobody else can go on */
 static int current = -1;
-static std::vector<fiber *> idle; /* whose last thread has ended */
+static std::vector<fiber *> idle;                        /* whose last thread has ended */
 static std::map<const void *, std::vector<char>> arrays; /* shared arrays: red zone, array, red zone */
 static std::vector<char> dynamic;
 static bool stopping;
@@ -116,9 +119,9 @@ void fault(const char *format, ...) {
   if (!faulted()) {
     int used = snprintf(text, sizeof text, "simulated device: fault: ");
     if (current >= 0)
-      used += snprintf(text + used, sizeof text - (size_t)used, "%s, block (%u, %u, %u), thread (%u, %u, %u): ",
-                       kernel_name, here.block.x, here.block.y, here.block.z, here.thread.x, here.thread.y,
-                       here.thread.z);
+      used += snprintf(text + used, sizeof text - (size_t)used,
+                       "%s, block (%u, %u, %u), thread (%u, %u, %u): ", kernel_name, here.block.x, here.block.y,
+                       here.block.z, here.thread.x, here.thread.y, here.thread.z);
     va_list args;
     va_start(args, format);
     vsnprintf(text + used, sizeof text - (size_t)used, format, args);
@@ -219,14 +222,16 @@ static void complete_warp(int first, const thread *model) {
 uint64_t warp(warp_op op, unsigned mask, uint64_t value, int source, int line) {
   thread *t = &threads[(size_t)current];
   int first = current / 32 * 32, mine = current % 32;
-  if (!(mask >> mine & 1)) fault("mask 0x%08x of a warp operation at line %d leaves out its own lane %d", mask, line, mine);
+  if (!(mask >> mine & 1))
+    fault("mask 0x%08x of a warp operation at line %d leaves out its own lane %d", mask, line, mine);
   if (op == SHUFFLE && (source < 0 || source > 31 || !(mask >> source & 1)))
     fault("shuffle at line %d reads lane %d, which mask 0x%08x leaves out", line, source, mask);
   t->op = op, t->mask = mask, t->value = value, t->source = source, t->line = line, t->now = AT_WARP;
   bool all = true;
   for (int k = 0; k < 32 && all; k++) {
     if (!(mask >> k & 1)) continue;
-    if (first + k >= (int)threads.size()) fault("mask 0x%08x at line %d names lane %d, which this block has not", mask, line, k);
+    if (first + k >= (int)threads.size())
+      fault("mask 0x%08x at line %d names lane %d, which this block has not", mask, line, k);
     const thread *other = &threads[(size_t)(first + k)];
     all = other->now == AT_WARP && other->op == op && other->mask == mask && other->line == line;
   }
@@ -288,8 +293,8 @@ static void shuffle_order(void) { /* warps in a drawn order, the lanes of each i
   }
 }
 
-/* Half of the warps, drawn anew behind every barrier, rest until the others have come to the next one: what a warp still
- * needs then, another may have overwritten already. */
+/* Half of the warps, drawn anew behind every barrier, rest until the others have come to the next one: what a warp
+ * still needs then, another may have overwritten already. */
 static void draw_resting(void) {
   resting.assign((threads.size() + 31) / 32, 0);
   if (!in_order() && resting.size() > 1)
@@ -365,7 +370,8 @@ void run_grid(const char *name, dim3 grid, dim3 block, size_t shared, const std:
   uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
   threads.assign(count, thread());
   for (size_t i = 0; i < count; i++)
-    threads[i].index = dim3((unsigned)(i % block.x), (unsigned)(i / block.x % block.y), (unsigned)(i / block.x / block.y));
+    threads[i].index =
+        dim3((unsigned)(i % block.x), (unsigned)(i / block.x % block.y), (unsigned)(i / block.x / block.y));
   std::vector<uint64_t> block_order(blocks);
   for (uint64_t i = 0; i < blocks; i++) block_order[i] = i;
   if (!in_order())

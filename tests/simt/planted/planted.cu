@@ -3,8 +3,8 @@
  *     planted NAME        runs that one, under five seeds, and says "sound", or what was found; exit status 0 or 1
  *     planted             lists the names
  *
- * A wrong answer is a finding too: that is how a missing barrier and an unwritten output show. AddressSanitizer ends the
- * process at the access itself. */
+ * A wrong answer is a finding too: that is how a missing barrier and an unwritten output show. AddressSanitizer ends
+ * the process at the access itself. */
 #include "../../../core/cuda/cuda.h"
 #include "../simt.h"
 
@@ -26,7 +26,8 @@ struct operands { /* by value, as a fused optimiser step passes its lists */
   float *y;
 };
 
-/* ---- kernels: y = x, reversed in each block, by ways that go wrong when BAD ------------------------------------------------ */
+/* ---- kernels: y = x, reversed in each block, by ways that go wrong when BAD
+ * ------------------------------------------------ */
 
 template <bool BAD> static __global__ void global_read(const float *x, float *y) {
   int i = (int)pg_thread();
@@ -84,7 +85,8 @@ template <bool BAD> static __global__ void absent_lane(const float *x, float *y)
 template <bool BAD> static __global__ void plain(const float *x, float *y) { y[threadIdx.x] = x[threadIdx.x]; }
 static __global__ void by_value(operands o) { o.y[threadIdx.x] = o.x[threadIdx.x]; }
 
-/* ---- running one ------------------------------------------------------------------------------------------------------------ */
+/* ---- running one
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static float *x, *y, on_host[N];
 
@@ -117,7 +119,8 @@ static int run(const char *name, bool bad) {
     return 0;
   }
   if (!strcmp(name, "copy_too_long"))
-    return launch(plain<false>, x) || cudaMemcpyAsync(y, x, sizeof(float) * (N + bad), cudaMemcpyDeviceToDevice, stream);
+    return launch(plain<false>, x) ||
+           cudaMemcpyAsync(y, x, sizeof(float) * (N + bad), cudaMemcpyDeviceToDevice, stream);
   if (!strcmp(name, "block_too_large")) {
     launch(plain<false>, x);
     if (bad) PG_LAUNCH(NULL, plain<false>, 1, 1025, x, y);
@@ -137,15 +140,16 @@ static int trial(const char *name, bool bad, uint64_t seed) {
   cudaError_t error = cudaStreamSynchronize(stream);
   if (error != cudaSuccess) return printf("%s\n", cudaGetErrorString(error)), 1;
   for (int i = 0; i < N; i++)
-    if (out[i] != on_host[i]) return printf("seed %d: element %d is %g, not %g\n", (int)seed, i, (double)out[i], (double)on_host[i]), 1;
+    if (out[i] != on_host[i])
+      return printf("seed %d: element %d is %g, not %g\n", (int)seed, i, (double)out[i], (double)on_host[i]), 1;
   cudaFree(x), cudaFree(y);
   return 0;
 }
 
 int main(int argc, char **argv) {
-  static const char *const names[] = {"global_read",  "global_write", "shared_bounds",          "missing_barrier",
-                                      "left_barrier", "unwritten",    "divergent_barrier",      "shuffle_mask",
-                                      "absent_lane",  "host_pointer", "host_pointer_in_struct", "host_read",
+  static const char *const names[] = {"global_read",   "global_write",   "shared_bounds",          "missing_barrier",
+                                      "left_barrier",  "unwritten",      "divergent_barrier",      "shuffle_mask",
+                                      "absent_lane",   "host_pointer",   "host_pointer_in_struct", "host_read",
                                       "copy_too_long", "block_too_large"};
   if (argc < 2) {
     for (const char *name : names) printf("%s\n", name);
