@@ -222,8 +222,8 @@ template <class T, int MOST, class F> static int pg_with_lines(const pg_lines &l
   if (lines.inner == 1) return pg_with_rows<T, MOST>(lines, packable, launch);
   if (lines.n <= rows * N) return launch(pg_kind<pg_column<T, PG_BLOCK, N>>());
   if (lines.n <= rows * N * MOST) return launch(pg_kind<pg_column<T, PG_BLOCK, N * MOST>>());
-  if (lines.n <= 1024 / wide * N * MOST / 2) return launch(pg_kind<pg_column<T, 1024, N * MOST / 2>>());
-  return launch(pg_kind<pg_column<T, 1024, 0>>());
+  if (lines.n <= 512 / wide * N * MOST * 3 / 4) return launch(pg_kind<pg_column<T, 512, N * MOST * 3 / 4>>());
+  return launch(pg_kind<pg_column<T, 512, 0>>());
 }
 
 #endif

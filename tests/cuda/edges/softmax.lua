@@ -8,6 +8,7 @@ local templates = {
   "{x = randn(1, N + 500)}",
   "{x = randn(1, N * 7 + 1)}",
   "{x = randn(300, 40), dim = 1}",
+  "{x = randn(N + 400, 33), dim = 1}",
   "{x = randn(1, 16 * N + 1)}",
   "{x = zeros(0, N)}",
   "{x = zeros(N, 0)}",
