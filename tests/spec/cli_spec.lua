@@ -183,6 +183,14 @@ describe("the command line", function()
     assert.truthy(said:find "float64" and said:find "3 parameters, 24 B")
   end)
 
+  it("inspects an array, its NaN counted and not averaged", function()
+    local pg, array = require "perigee", folder .. "/array.npy"
+    pg.npy.save(array, pg.tensor { 1, 2, 0 / 0 })
+    local status, said = sh(PERIGEE .. " inspect " .. array)
+    assert.equal(0, status, said)
+    assert.truthy(said:find "float32" and said:find "1.5", said)
+  end)
+
   -- ---- what goes wrong: one line, status 1, and the last checkpoint stays ----------------------------------------------
 
   -- Runs a command that must fail. @return the one line that it prints
