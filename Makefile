@@ -11,7 +11,8 @@ CLANG   ?= clang-14
 NVCC    := $(shell command -v nvcc 2>/dev/null)
 LUAJIT  := $(shell pkg-config --exists luajit 2>/dev/null && echo yes)
 # A fresh machine has none of the libraries yet; `make deps` (apt) brings them, and demo and test call it when needed.
-PACKAGES := gcc g++ make pkg-config luajit libluajit-5.1-dev libopenblas-openmp-dev libpng-dev zlib1g-dev libdeflate-dev libedit-dev \
+PACKAGES := gcc g++ make pkg-config luajit libluajit-5.1-dev libopenblas-openmp-dev libpng-dev libturbojpeg0-dev zlib1g-dev libdeflate-dev \
+  libutf8proc-dev libedit-dev \
   lua-cjson lua-argparse lua-filesystem lua-busted lua-check gnuplot-nox \
   dataset-fashion-mnist openclipart-png tuxpaint-stamps-default
 
@@ -24,7 +25,7 @@ CFLAGS   += -std=gnu11 $(OPT) $(WARN) -fPIC -fopenmp -fvisibility=default -pthre
 BLASDIR  := $(firstword $(wildcard /usr/lib/$(shell $(CC) -dumpmachine)/openblas-openmp))
 # The OpenMP flavour by its own path, so that another BLAS chosen by update-alternatives cannot bring a second pool.
 # libdeflate inflates a whole PNG in half of zlib's time, and decoding is what training on files waits for.
-LDLIBS   += $(if $(BLASDIR),-L$(BLASDIR) -Wl$(comma)-rpath$(comma)$(BLASDIR)) -lopenblas -lpng16 -lz -ldeflate -lm
+LDLIBS   += $(if $(BLASDIR),-L$(BLASDIR) -Wl$(comma)-rpath$(comma)$(BLASDIR)) -lopenblas -lpng16 -lturbojpeg -lz -ldeflate -lutf8proc -lm
 comma    := ,
 CPPFLAGS += $(if $(BLASDIR),-I$(subst /lib/,/include/,$(BLASDIR)))
 
