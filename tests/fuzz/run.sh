@@ -16,7 +16,7 @@ if [ "$newest" != "$program" ]; then
     -fno-sanitize-recover=undefined -DPG_SANITIZE -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION \
     -D_GNU_SOURCE -DPERIGEE_VERSION='"fuzz"' -Wno-everything -Icore ${blas:+-I${blas/lib/include}} \
     -o "$program" tests/fuzz/fuzz_io.c core/*.c core/io/*.c core/ops/*.c \
-    ${blas:+-L$blas -Wl,-rpath,$blas} -lopenblas -lpng16 -lz -ldeflate -lm -l:libgomp.so.1
+    ${blas:+-L$blas -Wl,-rpath,$blas} -lopenblas -lpng16 -lturbojpeg -lz -ldeflate -lutf8proc -lm -l:libgomp.so.1
 fi
 export FUZZ_READER=$reader OMP_NUM_THREADS=1
 if [ "$runs" = minimise ]; then
