@@ -39,14 +39,14 @@ function metrics.ece(logits, labels, options)
   return total / labels:numel()
 end
 
--- Trains a head full-batch. @return the head
+-- Trains a head full-batch on features of length one. @return the head, which normalises by itself
 local function train_head(features, labels, classes, lr, steps, decay)
   local p = pg()
   local head = p.models.head(features:size(2), classes):to(features:device())
   local opt = p.optim.AdamW(head:parameters(), { lr = lr, weight_decay = decay })
   for _ = 1, steps do
     opt:zero_grad()
-    p.cross_entropy(head(features), labels):backward()
+    p.scope(function() p.cross_entropy(head.linear(features), labels):backward() end) -- its buffers are the next step's
     opt:step()
   end
   return head
@@ -67,7 +67,7 @@ function metrics.linear_probe(train, train_labels, test, test_labels, options)
     "linear_probe: %d features for %d labels (train), %d for %d (test)", n, train_labels:numel(), test:size(1),
     test_labels:numel())
   local classes = math.max(train_labels:to("float32"):max():item(), test_labels:to("float32"):max():item())
-  train, test = train:detach(), test:detach()
+  train, test = train:detach():normalize(), test:detach():normalize()
   local best_lr, best = options.lrs[1], -1
   if #options.lrs > 1 then
     local order = p.randperm(n)
@@ -84,6 +84,20 @@ function metrics.linear_probe(train, train_labels, test, test_labels, options)
   local head = train_head(train, train_labels, classes, best_lr, options.steps, options.weight_decay)
   local logits = p.no_grad(function() return head(test) end)
   return metrics.accuracy(logits, test_labels), { head = head, lr = best_lr, ece = metrics.ece(logits, test_labels) }
+end
+
+--- Zero-shot accuracy (Radford et al., arXiv 2103.00020): each image gets the class whose embedding is nearest by cosine.
+-- @param features    (N, D) image features
+-- @param embeddings  (C, D) one a class, such as the text features of its prompt
+-- @param labels      (N) int32 from 1
+-- @return a number in 0..1
+-- @raises when the widths differ
+function metrics.zero_shot(features, embeddings, labels)
+  util.check(features:size(2) == embeddings:size(2), "zero_shot: features of width %d for class embeddings of width %d",
+    features:size(2), embeddings:size(2))
+  return pg().no_grad(function()
+    return metrics.accuracy(features:normalize():matmul(embeddings:normalize():t()), labels)
+  end)
 end
 
 --- Features of many images, 256 at a time, without gradients.
@@ -105,7 +119,7 @@ end
 -- @param encode   function: uint8 (N, H, W, 3) -> float features (N, D)
 -- @param task     {train, test, val, folds} from data.task
 -- @param options  as metrics.linear_probe, and seed (default 0)
--- @return accuracy in 0..1
+-- @return accuracy in 0..1, and {lr = the rate that was chosen, features, labels = of every image that was tested}
 function metrics.probe_task(encode, task, options)
   local probe = {}
   for key, value in pairs(options or {}) do probe[key] = value end
@@ -113,13 +127,16 @@ function metrics.probe_task(encode, task, options)
   probe.seed = nil
   local kept = p.rng_state()
   p.seed(seed)
-  local accuracy
+  local accuracy, lr, features, labels
   if not task.folds then
-    accuracy = metrics.linear_probe(metrics.encode(encode, task.train.images), task.train.labels,
-      metrics.encode(encode, task.test.images), task.test.labels, probe)
+    features, labels = metrics.encode(encode, task.test.images), task.test.labels
+    local fitted
+    accuracy, fitted = metrics.linear_probe(metrics.encode(encode, task.train.images), task.train.labels, features, labels,
+      probe)
+    lr = fitted.lr
   else
-    local features = metrics.encode(encode, p.cat({ task.train.images, task.val.images, task.test.images }, 1))
-    local labels = p.cat({ task.train.labels, task.val.labels, task.test.labels }, 1)
+    features = metrics.encode(encode, p.cat({ task.train.images, task.val.images, task.test.images }, 1))
+    labels = p.cat({ task.train.labels, task.val.labels, task.test.labels }, 1)
     local n, order = labels:numel(), p.randperm(labels:numel())
     local right = 0
     for fold = 1, task.folds do
@@ -128,13 +145,14 @@ function metrics.probe_task(encode, task, options)
       local train = p.cat({ order:narrow(1, 1, from), order:narrow(1, to + 1, n - to) }, 1)
       local share, fitted = metrics.linear_probe(features:index(1, train), labels:index(1, train),
         features:index(1, test), labels:index(1, test), probe)
-      probe.lrs = { fitted.lr }
+      lr = fitted.lr
+      probe.lrs = { lr }
       right = right + share * (to - from)
     end
     accuracy = right / n
   end
   p.rng_state(kept)
-  return accuracy
+  return accuracy, { lr = lr, features = features, labels = labels }
 end
 
 --- The accuracy of always saying the commonest class. @param labels (N) int32 @return a number in 0..1
