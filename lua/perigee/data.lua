@@ -13,7 +13,8 @@ local random = require "perigee.data.random"
 local concepts = require "perigee.data.concepts"
 local pictures = require "perigee.data.pictures"
 
-local data = { concepts = concepts.new, concept_values = concepts.values }
+local data = { concepts = concepts.new, concept_values = concepts.values, random = random.new,
+  captions = require "perigee.data.captions" }
 local SIZE = 32
 
 local function positions(list) return pg.tensor(list, { dtype = "int32" }) end

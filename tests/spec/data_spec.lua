@@ -218,11 +218,50 @@ describe("tasks", function()
     return n
   end
 
-  it("are at least eight, each with a word on whether pre-training saw its labels", function()
-    assert.is_true(#data.tasks() >= 8)
-    for _, task in ipairs(data.tasks()) do
+  it("are ten and those aside, each with a prompt and a word on whether pre-training saw its labels", function()
+    assert.are.equal(10, #data.tasks())
+    assert.is_true(#data.tasks { aside = true } > 10)
+    for _, task in ipairs(data.tasks { aside = true }) do
       assert.is_truthy(({ seen = 1, partly = 1, ["held out"] = 1 })[task.label], task.name)
+      assert.is_truthy(task.prompt:find("{}", 1, true), task.name)
     end
+  end)
+
+  it("of kinds of drawings keep openclipart's parts, 25 to 100 pictures a kind", function()
+    if not exists "/usr/share/openclipart/png/animals" then pending "openclipart-png is not installed" return end
+    local kind = data.task("clipart_kind", { train = 1000, val = 100, test = 1000 })
+    local subject = data.task("openclipart", { train = 600, val = 50, test = 2000 })
+    local all = data.merge { kind.train, kind.val, kind.test, data.pretraining "clipart_kind" }
+    for c, count in ipairs(data.class_counts(all)) do
+      assert.is_true(count >= 20 and count <= 100, all.classes[c] .. ": " .. count)
+    end
+    for i, file in ipairs(kind.test.files) do
+      assert.is_truthy(file:find("/" .. kind.test.classes[kind.test.labels:get(i)] .. "/", 1, true), file)
+    end
+    assert.are.equal(0, shared(pictures(kind.test), (pictures(subject.train, subject.val, data.pretraining "openclipart"))))
+  end)
+
+  it("have captions from narrow to broad, and prompts", function()
+    local captions = data.captions
+    assert.are.same({ "a drawing of food", "a drawing of fruit", "a drawing of lemon slice", "lemon slice, fruit" },
+      captions.drawing("/x/png/food/fruit/lemon_slice_02_ganson.png", "food"))
+    assert.are.same({ "a drawing of signs and symbols" }, captions.drawing("/x/signs_and_symbols/01.png", "signs_and_symbols"))
+    local scene = data.concepts { n = 3, seed = 5 }
+    local words, texts = scene:words(2), captions.scene(scene:words(2))
+    assert.are.equal(("a %s %s %s %s at the %s"):format(words.size, words.color, words.texture, words.shape,
+      words.position), texts[1])
+    assert.are.same({ "a photo of a t-shirt", "a photo of a 100% ankle boot" },
+      captions.prompts("a photo of a {}", { "t-shirt", "100%_ankle_boot" }))
+    raises("has no {} for the class's name", function() captions.prompts("a photo", { "x" }) end)
+  end)
+
+  it("show pre-training four kinds of clothes, or all ten of the same half", function()
+    if not exists "/usr/share/datasets/fashion-mnist" then pending "dataset-fashion-mnist is not installed" return end
+    local four, ten = data.pretraining "fashion_mnist", data.pretraining("fashion_mnist", { classes = "all" })
+    assert.are.same({ 4, 10 }, { #four.classes, #ten.classes })
+    assert.are.equal(30000, ten.labels:numel())
+    assert.are.equal(0, shared(pictures(data.subset(ten, { 1, 2, 3, 4, 5, 6, 7, 8 })), (pictures(data.task("fashion_mnist",
+      { train = 3000, test = 3000 }).train))))
   end)
 
   it("never show a test picture in training, for any seed, nor across tasks of one source", function()

@@ -36,6 +36,10 @@ local function spec_of(self, i)
   return words, self.specs[i][5]
 end
 
+--- The properties of scene i. @param i scene, from 1 @return {shape =, color =, ... = a word of concepts.values} for every
+-- field @raises on a scene that does not exist
+function Dataset:words(i) return (spec_of(self, i)) end
+
 --- The caption of scene i, such as "two small red striped stars" or "one large blue solid ring at the top left".
 -- @param i  scene, from 1
 -- @return text
@@ -119,8 +123,8 @@ end
 --- Renders a dataset of procedural scenes.
 -- @param options {n = 1000, seed = 0, task = "shape" (color, texture, position, count, size), size = 32 pixels,
 --   hold_out = list of combinations that never appear, each such as {color = "red", shape = "star"}}
--- @return dataset {name, images uint8 (N, S, S, 3), labels int32 (N), classes, specs}, with :caption(i), :questions(i),
---   :property(name)
+-- @return dataset {name, images uint8 (N, S, S, 3), labels int32 (N), classes, specs}, with :words(i), :caption(i),
+--   :questions(i), :property(name)
 -- @raises on an unknown option, task, property or value
 function concepts.new(options)
   options = util.options("concepts", options, { n = 1000, seed = 0, task = "shape", size = 32, hold_out = {} })
@@ -146,7 +150,7 @@ function concepts.new(options)
   local out = ffi.new "pg_tensor *[1]"
   call.check(lib.pg_concepts_render(table_of_specs, options.size, options.seed, out))
   return { name = task, images = call.own(out[0]), labels = labels, classes = concepts.values[task], specs = specs,
-    caption = Dataset.caption, questions = Dataset.questions, property = Dataset.property }
+    words = Dataset.words, caption = Dataset.caption, questions = Dataset.questions, property = Dataset.property }
 end
 
 return concepts
