@@ -19,7 +19,10 @@ local MODULES = {
   { "pg.memory", "memory", { memory = "pg.memory" }, { ["pg.memory.stats"] = "pg.memory" }, only = { stats = true } },
   { "pg.nn", "nn", { nn = "pg.nn", Module = "module", ["nn.init"] = "pg.nn.init" } },
   { "pg.optim", "optim", { optim = "pg.optim", Optimizer = "opt" } },
-  { "pg.models", "models", { models = "pg.models", ViT = "vit" } },
+  { "pg.models", "models", { models = "pg.models" } },
+  { "pg.models: the vision transformer", "models/vit", { vit = "pg.models", ViT = "vit" },
+    { ["pg.models.new"] = "pg.models.vit" }, only = { new = true, embed = true, forward = true, forward_features = true } },
+  { "pg.models: CLIP", "models/clip", { clip = "pg.models", Clip = "clip" }, { ["pg.models.new"] = "pg.models.clip" } },
   { "pg.data", "data", { data = "pg.data", Batches = "batches" } },
   { "pg.data: loader", "data/loader", { Loader = "loader" }, itself = "pg.data.loader" },
   { "pg.data: folders of pictures", "data/pictures", { pictures = "pg.data" } },
@@ -214,7 +217,7 @@ for _, module in ipairs(MODULES) do
   local list, lacking = entries(module)
   for _, name in ipairs(lacking) do missing[#missing + 1] = name end
   out[#out + 1] = "## " .. module[1] .. "\n"
-  if not module.only then opening(util.folder .. module[2] .. ".lua", out) end
+  if not module.only or module[2]:find "/" then opening(util.folder .. module[2] .. ".lua", out) end
   for _, entry in ipairs(list) do
     local call = entry.arguments and "(" .. entry.arguments .. ")" or ""
     out[#out + 1] = "### " .. table.concat(entry.names, ", ") .. call .. "\n"

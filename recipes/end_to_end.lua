@@ -100,7 +100,7 @@ local function fine_tune(row)
   pg.seed(opt.seed)
   local pretrained, model = load_model():requires_grad_(false), load_model()
   local before = pg.metrics.encode(encoder(pretrained), train.images)
-  local head = pg.models.head(model.config.width, #train.classes):to(opt.device)
+  local head = pg.models.head(model.width, #train.classes):to(opt.device)
   if opt.head == "probe" or opt.head == "auto" and row.method ~= "naive" then
     local _, probe = pg.metrics.linear_probe(before, train.labels, before, train.labels,
       { steps = opt.probe_steps, lrs = { 0.1 } })

@@ -1,96 +1,18 @@
--- models.lua - the vision transformer, its head, and checkpoints of both.
+-- models.lua - vision models, their files, and the head. A family is a file of models/; each has forward_features, .width
+-- and .depth, so that heads, probes and regularisers need not know which it is.
 
 local util = require "perigee.util"
+local pg = require "perigee"
+local lfs = require "lfs"
+local json = require "cjson"
 local nn = require "perigee.nn"
+local checkpoint = require "perigee.models.checkpoint"
+local vit = require "perigee.models.vit"
+local clip = require "perigee.models.clip"
 
-local models = {}
-local function pg() return require "perigee" end
+local models = { vit = vit.new, clip = clip.new }
 
--- ---- vision transformer (Dosovitskiy et al., arXiv 2010.11929; pre-LN) ------------------------------------------------
-
-local Block = nn.class "Block"
-local function block(o)
-  local self = Block.new()
-  self.norm1 = nn.LayerNorm(o.width, { eps = o.eps })
-  self.attention = nn.Attention(o.width, o.heads)
-  self.norm2 = nn.LayerNorm(o.width, { eps = o.eps })
-  self.mlp = nn.MLP(o.width, o.width * o.mlp, { act = o.act })
-  return self
-end
-function Block:forward(x)
-  x = x + self.attention(self.norm1(x))
-  return x + self.mlp(self.norm2(x))
-end
-
-local ViT = nn.class "ViT"
-local DEFAULTS = { image = 32, patch = 4, width = 128, depth = 6, heads = 4, mlp = 4, channels = 3, eps = 1e-6, act = "gelu" }
-
---- A pre-LN vision transformer with a class token and learned positions (Dosovitskiy et al., arXiv 2010.11929). Positions
--- start with standard deviation 0.3, not 0.02: a model trained from nothing finds places much sooner.
--- @param options {image = 32 (side), patch = 4, width = 128, depth = 6, heads = 4, mlp = 4 (ratio), channels = 3,
---   eps = 1e-6, act = "gelu"}
--- @return a module: images (B, C, side, side) float32 -> (B, width), the class token after the last LayerNorm; .config
---   holds the options
--- @raises on a size that is no whole number, or patches that do not tile the image
-function models.vit(options)
-  local o = util.options("models.vit", options, DEFAULTS)
-  for name, value in pairs(o) do
-    util.check(name == "act" or name == "eps" or (type(value) == "number" and value >= 1 and value % 1 == 0),
-      "models.vit: %s must be a whole number, 1 or more, got %s", name, tostring(value))
-  end
-  util.check(o.image % o.patch == 0, "models.vit: patches of %d do not tile images of %d", o.patch, o.image)
-  local self, tokens = ViT.new(), (o.image / o.patch) ^ 2
-  self.config = o
-  self.patch = nn.Linear(o.channels * o.patch ^ 2, o.width, { std = 0.02 })
-  self.class_token = (pg().randn(1, 1, o.width) * 0.02):requires_grad_(true)
-  -- As strong as a patch's own projection: at the usual 0.02 a model trained from nothing takes ten times as many steps
-  -- to find out where anything is.
-  self.positions = (pg().randn(1, tokens + 1, o.width) * 0.3):requires_grad_(true)
-  self.blocks = nn.Sequential()
-  for i = 1, o.depth do self.blocks[i] = block(o) end
-  self.norm = nn.LayerNorm(o.width, { eps = o.eps })
-  return self
-end
-
---- Patches with the class token before them and positions added.
--- @param images  (B, C, side, side) float
--- @return (B, tokens + 1, width)
--- @raises on images of another shape
-function ViT:embed(images)
-  local o, b = self.config, images:size(1)
-  util.check(images:dim() == 4 and images:size(2) == o.channels and images:size(3) == o.image and images:size(4) == o.image,
-    "vit: takes images (B, %d, %d, %d), got (%s)", o.channels, o.image, o.image, table.concat(images:shape(), ", "))
-  local side = o.image / o.patch
-  local patches = images:reshape(b, o.channels, side, o.patch, side, o.patch):permute(1, 3, 5, 2, 4, 6)
-    :reshape(b, side * side, o.channels * o.patch ^ 2)
-  return pg().cat({ self.class_token:expand(b, 1, o.width), self.patch(patches) }, 2) + self.positions
-end
-
---- The feature and what stands between.
--- @param images  (B, C, side, side) float
--- @param depths  list of blocks after which the token maps are wanted, 0 being the embedding; or nil
--- @return (B, width) feature, and a list of token maps (B, tokens + 1, width), one for each depth asked for, in that order
--- @raises on a depth that does not exist
-function ViT:forward_features(images, depths)
-  local wanted, maps = {}, {}
-  for at, depth in ipairs(depths or {}) do
-    util.check(type(depth) == "number" and depth >= 0 and depth <= self.config.depth and depth % 1 == 0,
-      "vit: depth %s does not exist: they run from 0, the embedding, to %d", tostring(depth), self.config.depth)
-    wanted[depth] = wanted[depth] or {}
-    table.insert(wanted[depth], at)
-  end
-  local x = self:embed(images)
-  for depth = 0, self.config.depth do
-    if depth > 0 then x = self.blocks[depth](x) end
-    for _, at in ipairs(wanted[depth] or {}) do maps[at] = x end
-  end
-  return self.norm(x:select(2, 1)), maps
-end
-
---- What vit(images) calls. @return (B, width)
-function ViT:forward(images) return (self:forward_features(images)) end
-
--- ---- head ------------------------------------------------------------------------------------------------------------------
+-- ---- head -----------------------------------------------------------------------------------------------------------
 
 local Head = nn.class "Head"
 --- A linear classifier on features brought to length one, as the probes use it (docs/method.md, section 2.4).
@@ -106,35 +28,94 @@ function models.head(width, classes, options)
 end
 function Head:forward(x) return self.linear(self.normalize and x:normalize() or x) end
 
--- ---- checkpoints -------------------------------------------------------------------------------------------------------------
+-- ---- families of other libraries ------------------------------------------------------------------------------------
+
+local WEIGHTS = { "model.safetensors", "model.safetensors.index.json" } -- where a file is not named
+
+-- {new = (options) -> model, read = (fields) -> options, write = (model) -> config.json's table, layout = (model) -> rows,
+-- ignored = patterns; architecture, model_type = as in config.json; prefix = that names may have}
+local FAMILIES = { require "perigee.models.clip_files" }
+
+local function family_of_config(path, config)
+  local architectures = type(config.architectures) == "table" and config.architectures or {}
+  local known, given = {}, architectures[1] or config.model_type
+  for _, family in ipairs(FAMILIES) do
+    for _, name in ipairs(family.architectures) do
+      if given == name then return family end
+      known[#known + 1] = name
+    end
+    if not architectures[1] and given == family.model_type then return family end
+  end
+  util.fail(0, "%s: the architecture %s is not known; known are %s", path,
+    given ~= nil and "'" .. tostring(given) .. "'" or "(absent)", table.concat(known, ", "))
+end
+
+-- The model of a configuration with a file's tensors in it.
+local function build(family, config_path, config, tensors, path)
+  local model = family.new(family.read(checkpoint.fields(config_path, config)))
+  if family.prefix then
+    local renamed = {}
+    for name, t in pairs(tensors) do renamed[name:match("^" .. family.prefix .. "(.*)") or name] = t end
+    tensors = renamed
+  end
+  checkpoint.fill(path, model, family.layout(model), tensors, family.ignored)
+  return model
+end
+
+-- ---- files ----------------------------------------------------------------------------------------------------------
 
 -- A folder stands for the file model.safetensors in it.
 local function file_of(path)
-  return require("lfs").attributes(path, "mode") == "directory" and path .. "/model.safetensors" or path
+  return lfs.attributes(path, "mode") == "directory" and path .. "/model.safetensors" or path
 end
 
 --- Writes a model with what is needed to make it again, whole or not at all.
--- @param path   a file, or a folder that gets model.safetensors
--- @param model  from pg.models.vit
+-- @param path   for a vit, a file, or a folder that gets model.safetensors; for other families a folder, made where there
+--   is none, that gets config.json and model.safetensors as the library transformers reads them
+-- @param model  from pg.models
 -- @param card   a table of facts about it, or nil
 -- @raises one line with the path and the system's reason
 function models.save(path, model, card)
-  local json = require "cjson"
-  pg().safetensors.save(file_of(path), model:state_dict(),
-    { family = "vit", config = json.encode(model.config), card = card and json.encode(card) or nil })
+  card = card and json.encode(card) or nil
+  if model.family == "vit" then
+    return pg.safetensors.save(file_of(path), model:state_dict(),
+      { family = "vit", config = json.encode(model.config), card = card })
+  end
+  for _, family in ipairs(FAMILIES) do
+    if family.name == model.family then
+      local made, why = lfs.mkdir(path)
+      util.check(made or lfs.attributes(path, "mode") == "directory", "cannot make the folder %s: %s", path, why)
+      util.write_file(path .. "/config.json", pg.run.encode(family.write(model), "") .. "\n")
+      return pg.safetensors.save(path .. "/model.safetensors",
+        checkpoint.to_theirs(family.layout(model), model:state_dict()), { format = "pt", card = card })
+    end
+  end
+  util.fail(0, "models.save: cannot save %s", tostring(model))
 end
 
---- Reads what models.save wrote.
--- @param path  file or folder
+--- Reads a model.
+-- @param path  a folder or file that models.save wrote; or a folder with config.json and model.safetensors, or with
+--   model.safetensors.index.json and its shards, as transformers writes them: CLIPModel
 -- @return the model, its parameters requiring grad, and its card or nil
--- @raises when the file is missing, damaged, or not such a model
+-- @raises one line that names the file: it is missing or damaged; its configuration lacks a field, or asks for what is not
+--   known; its tensors do not fit, in which case those that are missing, extra and mis-shaped are named
 function models.load(path)
-  local json = require "cjson"
-  local tensors, metadata = pg().safetensors.load(file_of(path))
-  util.check(metadata and metadata.config and metadata.family == "vit", "%s: not a model that models.save wrote", path)
-  local model = models.vit(json.decode(metadata.config))
-  model:load_state_dict(tensors)
-  return model, metadata.card and json.decode(metadata.card)
+  util.check(type(path) == "string", "models.load: path must be a string, got %s", type(path))
+  local is_folder = lfs.attributes(path, "mode") == "directory"
+  local folder = is_folder and path or path:match "^(.*)/[^/]*$" or "."
+  local file = not is_folder and path or checkpoint.find(folder, WEIGHTS)
+  util.check(file, "%s: has no %s", path, table.concat(WEIGHTS, " and no "))
+  local tensors, metadata = checkpoint.read_tensors(file)
+  local card = metadata.card and json.decode(metadata.card)
+  if metadata.family == "vit" and metadata.config then
+    local model = models.vit(json.decode(metadata.config))
+    model:load_state_dict(tensors)
+    return model, card
+  end
+  local config_path = checkpoint.find(folder, { "config.json" })
+  util.check(config_path, "%s: not a model that models.save wrote, and no config.json stands beside it", file)
+  local config = checkpoint.read_json(config_path)
+  return build(family_of_config(config_path, config), config_path, config, tensors, file), card
 end
 
 return models

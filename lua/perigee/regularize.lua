@@ -265,7 +265,7 @@ end
 -- @return a list of numbers
 -- @raises on a depth that does not exist
 function regularize.depths(where, value, pretrained, first)
-  local deepest, list = pretrained.config.depth, {}
+  local deepest, list = pretrained.depth, {}
   if value == "all" then
     for depth = first, deepest do list[#list + 1] = depth end
     return list

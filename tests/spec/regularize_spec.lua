@@ -29,7 +29,7 @@ end
 
 -- A pre-trained model that is nothing but its parameters or its depth.
 local function stub(parameters, depth)
-  return { parameters = function() return parameters end, config = { depth = depth, width = 6 } }
+  return { parameters = function() return parameters end, depth = depth, width = 6 }
 end
 
 describe("against PyTorch", function()

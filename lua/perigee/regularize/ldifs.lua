@@ -28,7 +28,7 @@ return {
       help = "maps compared: quarters (the embedding and each quarter), all, or a list; 0 is the embedding" },
   },
   new = function(pretrained, o)
-    local depths = o.depths == "quarters" and quarters(pretrained.config.depth)
+    local depths = o.depths == "quarters" and quarters(pretrained.depth)
       or regularize.depths("ldifs", o.depths, pretrained, 0)
     local function unit(map)
       return (o.norm_axis == "token" and map:transpose(2, 3) or map):normalize { eps = 1e-10 }

@@ -30,7 +30,7 @@ for _, option in ipairs(fda.options) do table.insert(method.options, option) end
 local function generators(pretrained, o, count)
   local first, list = pretrained:parameters()[1], {}
   for i = 1, count do
-    list[i] = pg().fda.ProxyGenerator { dim = o.dim > 0 and o.dim or pretrained.config.width, width = o.width,
+    list[i] = pg().fda.ProxyGenerator { dim = o.dim > 0 and o.dim or pretrained.width, width = o.width,
       ratio = o.ratio, batch = o.batch, k = o.k, weights = o.weights, dtype = first:dtype() }
     list[i]:to(first:device())
   end

@@ -1,0 +1,109 @@
+-- transformer.lua - what every tower is made of: the pre-LN block, and the walk through a tower's blocks.
+
+local util = require "perigee.util"
+local pg = require "perigee"
+local nn = require "perigee.nn"
+
+local transformer = {}
+
+-- ---- blocks ---------------------------------------------------------------------------------------------------------
+
+-- The gated layer of DINOv2's giant (Shazeer, arXiv 2002.05202): fc2(silu(a) * b), where a and b are the halves of fc1(x).
+local SwiGLU = nn.class "SwiGLU"
+function SwiGLU:init(width, hidden)
+  self.hidden = hidden
+  self.fc1 = nn.Linear(width, 2 * hidden, { std = 0.02 })
+  self.fc2 = nn.Linear(hidden, width, { std = 0.02 })
+end
+function SwiGLU:forward(x)
+  local both = self.fc1(x)
+  return self.fc2(both:narrow(-1, 1, self.hidden):silu() * both:narrow(-1, self.hidden + 1, self.hidden))
+end
+
+-- x + scale1 * attention(norm1(x)), then the same with the MLP; the scales (LayerScale: Touvron et al., arXiv 2103.17239)
+-- are DINOv2's alone.
+local Block = nn.class "Block"
+function Block:init(o)
+  self.norm1 = nn.LayerNorm(o.width, { eps = o.eps })
+  self.attention = nn.Attention(o.width, o.heads, { causal = o.causal })
+  if o.scale then self.scale1 = pg.full({ o.width }, o.scale) end
+  self.norm2 = nn.LayerNorm(o.width, { eps = o.eps })
+  self.mlp = o.swiglu and SwiGLU(o.width, o.hidden) or nn.MLP(o.width, o.hidden, { act = o.act })
+  if o.scale then self.scale2 = pg.full({ o.width }, o.scale) end
+end
+function Block:forward(x)
+  local change = self.attention(self.norm1(x))
+  x = x + (self.scale1 and change * self.scale1 or change)
+  change = self.mlp(self.norm2(x))
+  return x + (self.scale2 and change * self.scale2 or change)
+end
+
+--- Blocks one after another.
+-- @param o  {depth, width, heads, hidden, act, eps; causal, scale (where layer scale starts), swiglu}
+-- @return nn.Sequential
+function transformer.blocks(o)
+  local blocks = nn.Sequential()
+  for i = 1, o.depth do blocks[i] = Block(o) end
+  return blocks
+end
+
+-- ---- the walk -------------------------------------------------------------------------------------------------------
+
+local function prompted(where, prompts, layer, x)
+  local y = prompts(layer, x)
+  util.check(pg.is_tensor(y) and y:dim() == 3 and y:size(1) == x:size(1) and y:size(3) == x:size(3),
+    "%s: prompts(%d, x) must return tokens (%d, T, %d), got %s", where, layer, x:size(1), x:size(3),
+    pg.is_tensor(y) and "(" .. table.concat(y:shape(), ", ") .. ")" or type(y))
+  return y
+end
+
+--- Takes tokens through a tower's blocks.
+-- @param where    the family, for messages
+-- @param blocks   nn.Sequential
+-- @param x        (B, T, D) tokens
+-- @param depths   list of blocks after which the tokens are wanted, 0 being before the first; or nil
+-- @param options  {prompts = function(layer, x) -> x}: called before block `layer`, 1 being the first; or nil
+-- @return the tokens after the last block, and a list of those asked for, in the order of `depths`
+-- @raises on a depth that does not exist, and on prompts that return something else than tokens
+function transformer.walk(where, blocks, x, depths, options)
+  local wanted, maps, last = {}, {}, #blocks
+  local prompts = options and util.options(where, options, { prompts = util.none }).prompts
+  for at, depth in ipairs(depths or {}) do
+    util.check(type(depth) == "number" and depth >= 0 and depth <= last and depth % 1 == 0,
+      "%s: depth %s does not exist: they run from 0, the embedding, to %d", where, tostring(depth), last)
+    wanted[depth] = wanted[depth] or {}
+    table.insert(wanted[depth], at)
+  end
+  for depth = 0, last do
+    if depth > 0 then
+      if prompts then x = prompted(where, prompts, depth, x) end
+      x = blocks[depth](x)
+    end
+    for _, at in ipairs(wanted[depth] or {}) do maps[at] = x end
+  end
+  return x, maps
+end
+
+-- ---- configurations -------------------------------------------------------------------------------------------------
+
+local NOT_COUNTS = { act = true, eps = true, scale = true, swiglu = true, offset = true, eos = true }
+
+--- Checks a tower's options: what counts something is a whole number, 1 or more; heads share the width evenly.
+-- @param where    the function, for messages
+-- @param options  table or nil
+-- @param defaults table, as util.options takes it
+-- @return a new table
+-- @raises on an unknown option, and on a number that cannot be
+function transformer.options(where, options, defaults)
+  local o = util.options(where, options, defaults)
+  for name, value in pairs(o) do
+    util.check(NOT_COUNTS[name] or (type(value) == "number" and value >= 1 and value % 1 == 0),
+      "%s: %s must be a whole number, 1 or more, got %s", where, name, tostring(value))
+  end
+  util.check(o.width % o.heads == 0, "%s: %d heads do not divide a width of %d", where, o.heads, o.width)
+  util.check(not o.patch or o.image % o.patch == 0, "%s: patches of %s do not tile images of %s", where,
+    tostring(o.patch), tostring(o.image))
+  return o
+end
+
+return transformer
