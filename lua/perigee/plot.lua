@@ -150,6 +150,24 @@ function plot.bars(path, spec)
   return draw(path, spec.width or 900, spec.height or 540, table.concat(script, "\n"))
 end
 
+--- Points, without lines between them.
+-- @param path  the png
+-- @param spec  {title, xlabel, ylabel, logx, logy, series = {{name =, x = {..}, y = {..}}, ...}, width, height}; NaN is left out
+-- @return true when the picture was made
+-- @raises when there is no series, or x and y differ in number
+function plot.scatter(path, spec)
+  check_series("plot.scatter", spec)
+  local script, parts = head(spec), {}
+  for i, s in ipairs(spec.series) do
+    util.check(#s.x == #s.y, "plot.scatter: series %d has %d x and %d y", i, #s.x, #s.y)
+    script[#script + 1] = block("s" .. i, { s.x, s.y }, #s.x)
+    parts[i] = ("$s%d using 1:2 with points pointtype 7 pointsize %g linecolor rgb %s title %s"):format(i,
+      #s.x > 200 and 0.45 or 0.8, color(i), text(s.name))
+  end
+  script[#script + 1] = "plot " .. table.concat(parts, ", ")
+  return draw(path, spec.width or 900, spec.height or 540, table.concat(script, "\n"))
+end
+
 --- Curves of points with error bars: downstream accuracy A_LP against what was forgotten, Delta_LP, one curve a method.
 -- @param path  the png
 -- @param spec  {title, xlabel, ylabel, series = {{name =, x =, y =, xerr = or nil, yerr = or nil}, ...}, width, height}

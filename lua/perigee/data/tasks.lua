@@ -192,7 +192,8 @@ end
 -- @param name     one of data.tasks()
 -- @param options  {train = 400, val = 200, test = 1000 images, seed = 0: which images of the fixed parts are drawn;
 --   device = "cpu": where images and labels go}; a smaller part is cut in proportion
--- @return {train =, val =, test = datasets, folds = nil, or the number of folds over all three to cross-validate with}
+-- @return {train =, val =, test = datasets with .prompt, as data.tasks has it, folds = nil, or the number of folds over all
+--   three to cross-validate with}
 -- @raises on an unknown name, or when the Debian package is not installed
 function tasks.task(name, options)
   local want = util.options("task", options, { train = 400, val = 200, test = 1000, seed = 0, device = "cpu" })
@@ -214,7 +215,9 @@ function tasks.task(name, options)
     local whole = want.test >= parts.test.labels:numel()
     result.test = whole and parts.test or take(parts.test, { test = want.test }, SPLIT).test
   end
-  for _, part in pairs(result) do part.images, part.labels = part.images:to(want.device), part.labels:to(want.device) end
+  for _, part in pairs(result) do
+    part.images, part.labels, part.prompt = part.images:to(want.device), part.labels:to(want.device), task.prompt
+  end
   result.folds = task.folds
   return result
 end
