@@ -17,7 +17,7 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 3,         /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_ABI = 4,         /* raised whenever this slice changes; compared when the Lua package loads the library */
   PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
   PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
@@ -174,8 +174,38 @@ int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *par
 
 int pg_file_write(const char *path, int32_t n, const void *const *parts, const int64_t *bytes); /* n pieces in a row */
 int pg_idx_load(const char *path, pg_tensor **out); /* IDX, plain or gzipped: uint8 */
-int pg_npy_load(const char *path, pg_tensor **out); /* int64 becomes int32 where every value fits */
+int pg_npy_load(const char *path, pg_tensor **out);
 int pg_npy_save(const char *path, pg_tensor *t);
+
+/* What files hold: the dtypes, and kinds of value that become one of them on reading: float32, int32, or uint8. */
+enum {
+  PG_FLOAT16 = PG_DTYPES,
+  PG_BFLOAT16,
+  PG_INT64,
+  PG_UINT64,
+  PG_UINT32,
+  PG_INT16,
+  PG_UINT16,
+  PG_INT8,
+  PG_BOOL,
+  PG_KINDS
+};
+int32_t pg_kind_dtype(int32_t kind);
+int64_t pg_kind_bytes(int32_t kind); /* of a value in a file */
+/* Fills t, contiguous and of the kind's dtype, with what an open file holds from byte `at` on. */
+int pg_values_read(int32_t fd, int64_t at, int32_t kind, pg_tensor *t);
+/* Floats rounded to PG_FLOAT16 or PG_BFLOAT16, to nearest, ties to even: uint8 (2 numel), as files hold them. */
+int pg_values_pack(pg_tensor *t, int32_t kind, pg_tensor **out);
+
+/* NumPy's .npz: named arrays in one ZIP archive. */
+typedef struct pg_npz pg_npz;
+int pg_npz_open(const char *path, pg_npz **out);
+int64_t pg_npz_count(const pg_npz *z);
+const char *pg_npz_name(const pg_npz *z, int64_t i); /* of an array, in UTF-8 without control characters */
+int pg_npz_read(pg_npz *z, int64_t i, pg_tensor **out);
+void pg_npz_close(pg_npz *z);
+int pg_npz_save(const char *path, int32_t n, const char *const *names, pg_tensor *const *tensors);
+
 int pg_image_load(const char *path, pg_tensor **out); /* PNG: uint8 (H, W, 3), alpha composited on white */
 int pg_image_load_reduced(const char *path, int64_t size,
                           pg_tensor **out); /* whole picture, centred on (size, size, 3) */

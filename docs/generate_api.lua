@@ -32,6 +32,7 @@ local MODULES = {
   { "perigee.data.random", "data/random", { random = "random", methods = "generator" } },
   { "pg.image", "image", { image = "pg.image" } },
   { "pg.npy", "npy", { npy = "pg.npy" } },
+  { "pg.npz", "npz", { npz = "pg.npz" } },
   { "pg.safetensors", "safetensors", { safetensors = "pg.safetensors" } },
   { "pg.fda", "fda", { fda = "pg.fda" } },
   { "pg.fda: proxies", "fda/proxies", { fda = "pg.fda", Generator = "generator" } },

@@ -8,6 +8,33 @@
 /* Opens a regular file for reading and gives its size; NULL and an error that names the path otherwise. */
 FILE *pg_file_open(const char *path, int64_t *bytes);
 
+/* ---- values.c: values as files hold them ------------------------------------------------------------------------- */
+
+enum { PG_SOURCE_ENDS = -1, PG_SOURCE_DAMAGED = -2 };
+
+/* Bytes: a file's, or what a part of a file inflates to. */
+typedef struct pg_source {
+  int (*read)(struct pg_source *s, int64_t at, void *dst, int64_t bytes); /* 0, PG_SOURCE_..., or errno */
+  int fd;
+  bool in_order; /* they come once, from the first to the last; otherwise from anywhere, on any thread */
+} pg_source;
+
+pg_source pg_source_file(int fd);
+const char *pg_kind_name(int32_t kind);
+/* Fills t, contiguous and of the kind's dtype, with values from byte `at` on. An error's text lacks a name before it.
+ */
+int pg_values_from(pg_source *s, int64_t at, int32_t kind, pg_tensor *t);
+
+/* ---- npy.c ------------------------------------------------------------------------------------------------------- */
+
+enum { PG_NPY_HEAD = 512 };
+
+/* A whole .npy of so many bytes. label: what messages begin with. */
+int pg_npy_from(pg_source *s, const char *label, int64_t bytes, pg_tensor **out);
+int64_t pg_npy_head(const pg_tensor *t, char head[PG_NPY_HEAD]); /* what stands before the values; its length */
+
+/* ---- resample.c -------------------------------------------------------------------------------------------------- */
+
 /* A resampling of packed bytes, to the bit as Pillow does it: a separable filter, widened by the scale when shrinking,
  * so that every source pixel counts. */
 typedef struct pg_resampling {
@@ -21,8 +48,7 @@ typedef struct pg_resampling {
 
 int pg_resample(const uint8_t *src, const pg_resampling *r, uint8_t *dst, int64_t dst_stride);
 
-/* ---- png.c, png_quick.c ---------------------------------------------------------------------------------------------
- */
+/* ---- png.c, png_quick.c ------------------------------------------------------------------------------------------ */
 
 enum { PG_PNG_MOST_SIDE = 1000000, PG_PNG_MOST_BYTES = 64000000, PG_PNG_MOST_REDUCED = 1024 };
 

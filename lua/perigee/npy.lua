@@ -7,10 +7,12 @@ local util = require "perigee.util"
 
 local npy = {}
 
---- Reads a .npy file of <f4, <f8, <i4, |u1, or <i8 whose values fit int32; C or Fortran order.
+--- Reads a .npy file in C or Fortran order: float32, float64, int32 and uint8 as they are; float16 as float32; int8,
+-- int16, int64, uint16, uint32 and uint64 as int32; bool as uint8 of 0 and 1.
 -- @param path  file name
 -- @return a tensor of the file's shape: float32, float64, int32 or uint8
--- @raises one line naming the file when it is missing, damaged, or of another dtype
+-- @raises one line naming the file when it is missing, damaged, big-endian or of another dtype, or has an integer that
+--   does not fit int32
 function npy.load(path)
   util.check(type(path) == "string", "npy.load: path must be a string, got %s", type(path))
   local out = ffi.new "pg_tensor *[1]"

@@ -173,7 +173,7 @@ describe("the reference of the Lua interface", function()
       end
     end
     for _, name in ipairs { "nn", "optim", "models", "data", "fda", "regularize", "metrics", "plot", "image", "npy",
-      "safetensors", "run", "recipe", "snapshot", "progress", "forgetting" } do look("pg." .. name .. ".", pg[name]) end
+      "npz", "safetensors", "run", "recipe", "snapshot", "progress", "forgetting" } do look("pg." .. name .. ".", pg[name]) end
     local own = {}
     for name, value in pairs(pg) do own[name] = type(value) == "function" and value or nil end
     look("pg.", own)

@@ -19,7 +19,7 @@ local repl = {
 
 -- ---- completion -----------------------------------------------------------------------------------------------------
 
-local MODULES = { "nn", "optim", "models", "data", "image", "npy", "safetensors", "fda", "regularize", "metrics", "run",
+local MODULES = { "nn", "optim", "models", "data", "image", "npy", "npz", "safetensors", "fda", "regularize", "metrics", "run",
   "recipe", "plot" } -- they load when first used, so that `pg` may not hold them yet
 
 -- Every name that may follow `object` and a dot or a colon.
