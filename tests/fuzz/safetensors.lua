@@ -1,7 +1,9 @@
 -- safetensors.lua - mutates a valid .safetensors file and reads what comes out of it: tensors that cover its data, or an
 -- error of one line that begins with the file. The reader is Lua, out of libFuzzer's sight, so mutations are blind: bits,
--- bytes of JSON's alphabet, cuts and copies; the header's length mostly follows them.
+-- bytes of JSON's alphabet, cuts and copies; the header's length mostly follows them. Or it mutates the index of a
+-- checkpoint of two shards, which stay as they are.
 --   LUA_PATH="lua/?.lua;lua/?/init.lua;tests/?.lua;;" luajit -e 'require("fuzz.safetensors")(1000000, 1)'
+--   LUA_PATH="lua/?.lua;lua/?/init.lua;tests/?.lua;;" luajit -e 'require("fuzz.safetensors")(1000000, 1, true)'
 
 local bit = require "bit"
 local pg = require "perigee"
@@ -74,24 +76,52 @@ local function check(ok, tensors, path)
   end
 end
 
+local function write(path, bytes)
+  os.remove(path) -- ext4 waits for the disk when a file that was cut to nothing is closed
+  local file = assert(io.open(path, "wb"))
+  file:write(bytes)
+  file:close()
+end
+
+-- One more file in the place of the last.
+local function headers(path, below)
+  local header, data = valid()
+  return function()
+    local text, rest = header, data
+    for _ = 1, below(3) - 1 do text = mutate(text, below) end
+    if below(8) == 1 then rest = mutate(rest, below) end
+    local bytes = length_of(below(8) == 1 and #header or #text) .. text .. rest
+    if below(16) == 1 then bytes = mutate(bytes, below) end
+    write(path, bytes)
+    return pcall(pg.safetensors.load, path)
+  end
+end
+
+local function indices(path, below)
+  local one, two = path:match "[^/]+$" .. ".1", path:match "[^/]+$" .. ".2"
+  pg.safetensors.save(path .. ".1", { a = pg.zeros(2), ["b/c"] = pg.zeros(3) }, { format = "pt" })
+  pg.safetensors.save(path .. ".2", { d = pg.zeros(1) })
+  local index = ('{"metadata": {"total_size": 24, "x": [1, {"y": null}]}, "weight_map": {"a": "%s", "b/c": "%s", "d": "%s"}}\n')
+    :format(one, one, two)
+  return function()
+    local text = index
+    for _ = 1, below(3) - 1 do text = mutate(text, below) end
+    write(path, text)
+    return pcall(pg.safetensors.load_sharded, path)
+  end
+end
+
 --- Runs the fuzzer.
--- @param runs  files to read
--- @param seed  a whole number; the same seed makes the same files
+-- @param runs   files to read
+-- @param seed   a whole number; the same seed makes the same files
+-- @param index  true: mutates an index; otherwise the header of one file
 -- @return how many were read, and how many were refused
-return function(runs, seed)
-  local below, header, data = generator(seed), valid()
+return function(runs, seed, index)
   local path, read = os.tmpname(), 0
   local ok, message = pcall(function()
+    local next_one = (index and indices or headers)(path, generator(seed))
     for _ = 1, runs do
-      local text, rest = header, data
-      for _ = 1, below(3) - 1 do text = mutate(text, below) end
-      if below(8) == 1 then rest = mutate(rest, below) end
-      local bytes = length_of(below(8) == 1 and #header or #text) .. text .. rest
-      if below(16) == 1 then bytes = mutate(bytes, below) end
-      local file = assert(io.open(path, "wb"))
-      file:write(bytes)
-      file:close()
-      local good, tensors = pcall(pg.safetensors.load, path)
+      local good, tensors = next_one()
       check(good, tensors, path)
       read = read + (good and 1 or 0)
     end
@@ -99,6 +129,6 @@ return function(runs, seed)
   if not ok then -- the file stays, to be looked at
     error(("%s (the file is %s)"):format(tostring(message), path), 0)
   end
-  os.remove(path)
+  for _, ending in ipairs { "", ".1", ".2" } do os.remove(path .. ending) end
   return read, runs - read
 end
