@@ -4,7 +4,6 @@
 -- stand twice, since two readers would then see two models.
 
 local ffi = require "ffi"
-local bit = require "bit"
 local json = require "cjson.safe"
 local lib = require "perigee.ffi"
 local call = require "perigee.call"
@@ -308,7 +307,7 @@ local function plans(where, tensors, metadata, half)
 end
 
 local function write(path, list, metadata)
-  local header, kept = header_text(list, metadata), {}
+  local header = header_text(list, metadata)
   local prefix, length = {}, #header
   for i = 1, 8 do
     prefix[i], length = string.char(length % 256), math.floor(length / 256)
@@ -323,7 +322,7 @@ local function write(path, list, metadata)
       call.check(lib.pg_values_pack(t, KIND[part.code], out))
       t = call.own(out[0])
     end
-    kept[i], parts[i], sizes[i] = t, t:data(), part.bytes
+    part.kept, parts[i], sizes[i] = t, t:data(), part.bytes -- kept: from the collector
   end
   call.check(lib.pg_file_write(path, #list + 1, parts, sizes))
 end
