@@ -191,6 +191,17 @@ describe("the command line", function()
     assert.truthy(said:find "float32" and said:find "1.5", said)
   end)
 
+  it("inspects an archive of arrays, and a checkpoint of several files by its index", function()
+    local status, said = sh(PERIGEE .. " inspect tests/fixtures/files/stored.npz")
+    assert.equal(0, status, said)
+    assert.truthy(said:find "weights +%(2, 3, 4%) +float32" and said:find "10 tensors, 298 parameters", said)
+    status, said = sh(PERIGEE .. " inspect tests/fixtures/files/sharded/model.safetensors.index.json")
+    assert.equal(0, status, said)
+    assert.truthy(said:find "head.bias" and said:find "5 tensors, 50 parameters, 200 B" and said:find "total_size: 196", said)
+    status, said = sh(PERIGEE .. " inspect tests/fixtures/files/plain.npz.json")
+    assert.equal(1, status, said)
+  end)
+
   -- ---- what goes wrong: one line, status 1, and the last checkpoint stays ----------------------------------------------
 
   -- Runs a command that must fail. @return the one line that it prints

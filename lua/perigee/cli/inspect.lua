@@ -1,5 +1,5 @@
--- inspect.lua - `perigee inspect FILE|RUN`: the tensors of a .safetensors or .npy file; of a run folder also what was asked
--- and the table of what came out.
+-- inspect.lua - `perigee inspect FILE|RUN`: the tensors of a file, of one in several shards, or of a run folder, of which
+-- also what was asked and the table of what came out.
 
 local args = require "perigee.cli.args"
 local ffi = require "ffi"
@@ -11,8 +11,9 @@ local lib = require "perigee.ffi"
 local inspect = {
   command = {
     usage = "inspect FILE|RUN", options = {},
-    about = "Lists the tensors in a .safetensors or .npy file, a checkpoint or a run folder: name, shape, dtype, least, mean\n"
-      .. "and greatest value, and how many values are NaN or infinite. Of a run folder also its options and its results.",
+    about = "Lists the tensors in a .safetensors, .npy or .npz file, those behind a .safetensors.index.json, or in a run\n"
+      .. "folder: name, shape, dtype, least, mean and greatest value, and how many values are NaN or infinite. Of a run\n"
+      .. "folder also its options and its results.",
   },
 }
 
@@ -83,19 +84,23 @@ local function print_tensors(tensors)
   io.write(("\n%d tensors, %d parameters, %s\n"):format(#names, total, size_text(bytes)))
 end
 
-local function reader(name)
-  local found, module = pcall(require, "perigee." .. name)
-  if not found then error("inspect: this build cannot read ." .. name .. " files", 0) end
-  return module
+-- What reads a file, by how its name ends: returns a table name -> tensor, and metadata or nil.
+local READERS = {
+  { "%.safetensors$", function(path) return require("perigee.safetensors").load(path) end },
+  { "%.safetensors%.index%.json$", function(path) return require("perigee.safetensors").load_sharded(path) end },
+  { "%.npz$", function(path) return require("perigee.npz").load(path) end },
+  { "%.npy$", function(path) return { [path:match "[^/]+$"] = require("perigee.npy").load(path) } end },
+}
+
+local function reader(path)
+  for _, r in ipairs(READERS) do
+    if path:match(r[1]) then return r[2] end
+  end
 end
 
 local function print_file(path, title)
   if title then io.write(path, "\n\n") end
-  if path:match "%.npy$" then
-    print_tensors { [path:match "[^/]+$"] = reader("npy").load(path) }
-    return
-  end
-  local tensors, metadata = reader("safetensors").load(path)
+  local tensors, metadata = reader(path)(path)
   print_tensors(tensors)
   for _, key in ipairs(sorted_keys(metadata or {})) do
     local text = tostring(metadata[key])
@@ -199,7 +204,7 @@ local function print_folder(folder)
   elseif config then io.write "\nno result yet: the run is not finished\n" end
   local names = {}
   for name in lfs.dir(folder) do
-    if name:match "%.safetensors$" or name:match "%.npy$" then names[#names + 1] = name end
+    if name:match "%.safetensors$" or name:match "%.np[yz]$" then names[#names + 1] = name end
   end
   table.sort(names)
   for _, name in ipairs(names) do
@@ -216,8 +221,8 @@ function inspect.main(_, words)
   local mode = lfs.attributes(path, "mode")
   if not mode then error(("inspect: there is no '%s'"):format(path), 0) end
   if mode == "directory" then print_folder(path)
-  elseif path:match "%.npy$" or path:match "%.safetensors$" then print_file(path)
-  else error(("inspect: '%s' is neither .safetensors nor .npy nor a run folder"):format(path), 0) end
+  elseif reader(path) then print_file(path)
+  else error(("inspect: '%s' is neither .safetensors (or its index) nor .npy, .npz or a run folder"):format(path), 0) end
   return 0
 end
 

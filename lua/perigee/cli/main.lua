@@ -15,7 +15,7 @@ Fine-tunes vision models without forgetting.
 
   run RECIPE.lua     run a recipe, or any Lua file, with a run folder of its own
   repl [FILE.lua]    type Lua with `pg` loaded
-  inspect FILE|RUN   tensors in a .safetensors, .npy or checkpoint; options and results of a run folder
+  inspect FILE|RUN   tensors in a .safetensors, .npy or .npz; options and results of a run folder
   doctor             CPU, BLAS and its kernel, threads, GPU, data sets found, versions
   --version          the version
   --help             this text; `perigee COMMAND --help` says more
