@@ -153,9 +153,10 @@ $(BUILD)/san/core/op.o: core/ops.def
 $(BUILD)/test_core $(BUILD)/test_data: $(BUILD)/test_%: tests/core/test_%.c $(SANOBJ)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LDFLAGS) $(LDLIBS)
 
-# The fuzzers' committed inputs once more; the PNG readers as the fuzzers see them, where a wrong checksum ends nothing.
-$(BUILD)/test_fuzz: tests/fuzz/replay.c tests/fuzz/fuzz_io.c core/io/png.c core/io/png_quick.c \
-    $(filter-out %/png.o %/png_quick.o,$(SANOBJ))
+# The fuzzers' committed inputs once more; the readers of PNG and .npz as the fuzzers see them, where a wrong checksum
+# ends nothing.
+$(BUILD)/test_fuzz: tests/fuzz/replay.c tests/fuzz/fuzz_io.c core/io/png.c core/io/png_quick.c core/io/npz.c \
+    $(filter-out %/png.o %/png_quick.o %/npz.o,$(SANOBJ))
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANITIZE) -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION -o $@ $^ $(LDFLAGS) $(LDLIBS)
 
 -include $(SANOBJ:.o=.d)
@@ -195,7 +196,7 @@ bench-cuda: all ## time the CUDA kernels on this machine's GPU against what an H
 	@$(CUDA_LUA) luajit tests/cuda/bench.lua
 
 fuzz: ## a million executions of each fuzzer (needs clang)
-	@for t in png pixels idx idxgz npy; do tests/fuzz/run.sh $$t 1000000 || exit 1; done
+	@for t in png pixels idx idxgz npy npz values; do tests/fuzz/run.sh $$t 1000000 || exit 1; done
 
 lint: ## clang-format and luacheck
 	clang-format --dry-run -Werror core/*.[ch] core/*/*.[ch] core/*/*.cu tests/simt/*.cu tests/simt/*/*.cu

@@ -360,6 +360,44 @@ static void test_png(void) {
   remove(path);
 }
 
+/* ---- values in files: all 65,536 bit patterns of both half types, by arithmetic; and files that end early ---- */
+
+static double half_value(int bits, int fraction_bits, int bias) {
+  int exponent = bits >> fraction_bits & ((1 << (15 - fraction_bits)) - 1), fraction = bits & ((1 << fraction_bits) - 1);
+  bool last = exponent == (1 << (15 - fraction_bits)) - 1;
+  double size = last       ? fraction ? NAN : INFINITY
+                : exponent ? ldexp(fraction + (1 << fraction_bits), exponent - bias - fraction_bits)
+                           : ldexp(fraction, 1 - bias - fraction_bits);
+  return bits >> 15 ? -size : size;
+}
+
+static void test_values(void) {
+  FILE *f = tmpfile();
+  for (int bits = 0; bits < 65536; bits++) fwrite((uint16_t[]){(uint16_t)bits}, 2, 1, f);
+  fflush(f);
+  pg_tensor *t = make(PG_FLOAT32, 65536, 1), *packed = NULL;
+  for (int32_t kind = PG_FLOAT16; kind <= PG_BFLOAT16; kind++) {
+    bool half = kind == PG_FLOAT16;
+    int wrong = 0, changed = 0;
+    check(pg_values_read(fileno(f), 0, kind, t) == PG_OK, "half types are read");
+    for (int i = 0; i < 65536; i++) {
+      double expected = half_value(i, half ? 10 : 7, half ? 15 : 127), v = PG_AT(float, t)[i];
+      wrong += isnan(expected) ? !isnan(v) : expected != v || signbit(expected) != signbit(v);
+    }
+    check(wrong == 0, "every half is its float32");
+    check(pg_values_pack(t, kind, &packed) == PG_OK, "half types are packed");
+    for (int i = 0; i < 65536; i++) changed += !isnan(PG_AT(float, t)[i]) && PG_AT(uint16_t, packed)[i] != i;
+    check(changed == 0, "every half comes back from its float32");
+    pg_release(packed);
+  }
+  check(pg_values_read(fileno(f), 2, PG_FLOAT16, t) == PG_ERR_FILE && strstr(pg_last_error(), "end early"),
+        "a file that ends early is an error");
+  check(pg_values_read(fileno(f), 0, PG_FLOAT64, t) == PG_ERR_DTYPE, "a kind needs a tensor of its dtype");
+  check(pg_values_read(fileno(f), 0, PG_KINDS, t) == PG_ERR_ARGUMENT, "an unknown kind is an error");
+  fclose(f);
+  pg_release(t);
+}
+
 int main(void) {
   test_philox();
   test_memory();
@@ -369,6 +407,7 @@ int main(void) {
   test_deep_chain();
   test_versions();
   test_errors();
+  test_values();
   test_png();
   test_loader();
   test_loader_files();

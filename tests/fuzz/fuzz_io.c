@@ -8,6 +8,9 @@
  *   idx     an IDX file
  *   idxgz   the same, packed into a gzip stream unless it is one already
  *   npy     a .npy file
+ *   npz     a .npz archive, every array of it; wrong checksums pass, so that mutations get behind them
+ *   values  a byte that tells the kind, one that tells where, and values of that kind; and floats to be rounded to half
+ *           types: what comes out must be what plain arithmetic says
  *
  * libFuzzer drives it (run.sh); replay.c feeds it the committed corpus in `make test`. */
 #include "core.h"
@@ -104,6 +107,63 @@ static void read_png(const char *path, const uint8_t *data, size_t bytes) {
   pg_release(quick), pg_release(slow), pg_release(reduced);
 }
 
+static void read_npz(const char *path) {
+  pg_npz *z = NULL;
+  if (pg_npz_open(path, &z)) return check(1, NULL);
+  for (int64_t i = 0; i < pg_npz_count(z); i++) {
+    pg_tensor *t = NULL;
+    int status = pg_npz_read(z, i, &t);
+    check(status, t);
+    pg_release(t);
+  }
+  pg_npz_close(z);
+}
+
+/* v to so many bits after its first, no finer than 2^-least, infinite where that reaches 2^most. */
+static double rounded(double v, int fraction, int least, int most) {
+  int exponent;
+  if (!isfinite(v) || v == 0) return v;
+  frexp(v, &exponent);
+  int place = PG_MAX(exponent - 1 - fraction, -least);
+  double near = ldexp(nearbyint(ldexp(v, -place)), place);
+  return fabs(near) >= ldexp(1, most) ? copysign(INFINITY, v) : near;
+}
+
+static void pack_values(int32_t dtype, int32_t kind, const uint8_t *data, size_t bytes) {
+  int64_t n = (int64_t)(bytes / pg_dtype_bytes[dtype]);
+  pg_tensor *t = NULL, *packed = NULL;
+  if (pg_new(dtype, PG_CPU, 1, &n, &t)) return;
+  memcpy(pg_data(t), data, (size_t)n * pg_dtype_bytes[dtype]);
+  if (pg_values_pack(t, kind, &packed)) broken("floats are packed");
+  for (int64_t i = 0; i < n; i++) {
+    double v = dtype == PG_FLOAT32 ? PG_AT(float, t)[i] : PG_AT(double, t)[i];
+    int bits = PG_AT(uint16_t, packed)[i], half = kind == PG_FLOAT16;
+    float wide;
+    memcpy(&wide, &(uint32_t){(uint32_t)bits << 16}, 4);
+    int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    double size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                  : exponent     ? ldexp(fraction + 1024, exponent - 25)
+                                 : ldexp(fraction, -24);
+    double got = half ? (bits >> 15 ? -size : size) : wide;
+    double expected = half ? rounded(v, 10, 24, 16) : rounded(v, 7, 133, 128);
+    if (isnan(expected) ? !isnan(got) : got != expected || signbit(got) != signbit(expected))
+      broken("a half is the nearest");
+  }
+  pg_release(t), pg_release(packed);
+}
+
+static void read_values(int fd, const uint8_t *data, size_t bytes) {
+  if (bytes < 2) return;
+  int32_t kind = data[0] % PG_KINDS;
+  int64_t at = 2 + data[1] % 8, n = PG_MAX((int64_t)bytes - at, 0) / pg_kind_bytes(kind) + data[1] / 250;
+  pg_tensor *t = NULL;
+  if (pg_new(pg_kind_dtype(kind), PG_CPU, 1, &n, &t)) return;
+  check(pg_values_read(fd, at, kind, t), t);
+  pg_release(t);
+  for (int32_t half = PG_FLOAT16; half <= PG_BFLOAT16; half++)
+    for (int32_t dtype = PG_FLOAT32; dtype <= PG_FLOAT64; dtype++) pack_values(dtype, half, data + 2, bytes - 2);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
   static int fd = -1;
   static char path[64];
@@ -114,7 +174,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     fd = memfd_create("input", 0);
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
   }
-  if (!kind || fd < 0) return fprintf(stderr, "FUZZ_READER must be png, pixels, idx, idxgz or npy\n"), exit(1), 0;
+  if (!kind || fd < 0) return fprintf(stderr, "FUZZ_READER must name a reader\n"), exit(1), 0;
   if (bytes > MOST_INPUT) return 0;
   bool pixels = !strcmp(kind, "pixels"), png = pixels || !strcmp(kind, "png");
   if (pixels) {
@@ -127,6 +187,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
   }
   if (ftruncate(fd, 0) || pwrite(fd, input, bytes, 0) != (ssize_t)bytes) return 0;
   if (png) return read_png(path, input, bytes), 0;
+  if (!strcmp(kind, "npz")) return read_npz(path), 0;
+  if (!strcmp(kind, "values")) return read_values(fd, input, bytes), 0;
   pg_tensor *t = NULL;
   int status = (kind[0] == 'i' ? pg_idx_load : pg_npy_load)(path, &t);
   check(status, t);
