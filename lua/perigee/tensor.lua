@@ -94,10 +94,9 @@ end
 
 local function random(where, draw)
   return function(...)
-    local sizes, options = sizes_of(where, ...)
-    local t = new(sizes, options.dtype, "cpu")
+    local t = empty(where, ...)
     check(draw(t))
-    return options.device == "cpu" and t or t:to(options.device)
+    return t
   end
 end
 

@@ -70,4 +70,22 @@ describe("on the device", function()
       assert.is_true(samples.largest_difference(here.grad, there.grad:to("cpu")) <= 2e-5)
     end
   end)
+
+  it("draws the host's random numbers, and draws them itself", function()
+    for _, dtype in ipairs { "float32", "float64" } do
+      local function drawn(on)
+        pg.seed(6)
+        local options = { dtype = dtype, device = on }
+        return pg.rand(1000, options), pg.randn(1001, options), pg.rand(3, 5, options) -- each where the last left off
+      end
+      local here, before = { drawn "cpu" }, pg.memory("cpu").tensors
+      local there = { drawn "cuda" }
+      assert.are.equal(before, pg.memory("cpu").tensors) -- none was made on the host and moved
+      same(here[1], there[1], "rand")
+      same(here[3], there[3], "rand")
+      local apart = samples.largest_difference(here[2], there[2]:to("cpu")) -- a GPU's own sine may differ in the last place
+      assert.is_true(apart <= (device.simulated and 0 or 1e-6), "randn: " .. apart)
+      assert.are.equal("cuda", there[2]:device())
+    end
+  end)
 end)
