@@ -39,19 +39,7 @@ static int K(scatter_add_forward)(pg_call *c) {
 }
 
 #else
-#include "../op.h"
-
-typedef struct plan {
-  int64_t outer, n, m, inner; /* n positions in x, m picked */
-} plan;
-
-static int make_plan(const pg_call *c, plan *p) {
-  int32_t dim;
-  PG_TRY(pg_dim(c, c->in[0], c->p[0].ints[0], &dim));
-  pg_around(c->in[0], dim, &p->outer, &p->n, &p->inner);
-  p->m = c->in[1]->shape[dim];
-  return PG_OK;
-}
+#include "gather.h"
 
 #define REALS_FILE "ops/gather.c"
 #include "../reals.h"

@@ -6,18 +6,7 @@
  *
  * Each is the other's backward. Picking takes a thread an element; adding is in rows.cu, and in the order of i. */
 #include "../cuda/cuda.h"
-
-typedef struct plan {
-  int64_t outer, n, m, inner; /* n positions in x, m picked */
-} plan;
-
-static int make_plan(const pg_call *c, plan *p) {
-  int32_t dim;
-  PG_TRY(pg_dim(c, c->in[0], c->p[0].ints[0], &dim));
-  pg_around(c->in[0], dim, &p->outer, &p->n, &p->inner);
-  p->m = c->in[1]->shape[dim];
-  return PG_OK;
-}
+#include "gather.h"
 
 template <class T> static __global__ void pick_kernel(pg_fault fault, plan p, const int32_t *index, const T *x, T *y) {
   int64_t e = pg_thread();
