@@ -38,8 +38,7 @@ int pg_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 
 int64_t pg_shown(int64_t index);                           /* a 0-based position or label as messages print it */
 char *pg_shape_text(const pg_tensor *t, char buffer[128]); /* "(2, 3)" */
 
-/* ---- mem.c, device_cpu.c, device_cuda.c ---------------------------------------------------------------------------
- */
+/* ---- mem.c, device_cpu.c, device_cuda.c ------------------------------------------------------------------------- */
 
 typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fills one */
   const char *name;
@@ -47,8 +46,8 @@ typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fi
   void (*free)(void *p, size_t bytes);
   int (*fill_zero)(void *p, size_t bytes);
   int (*from_host)(void *dst, const void *src, size_t bytes);
-  int (*to_host)(void *dst, const void *src,
-                 size_t bytes); /* waits for the device, and reports what went wrong there */
+  /* Waits for the device, and reports what went wrong there. */
+  int (*to_host)(void *dst, const void *src, size_t bytes);
   int (*copy)(void *dst, const void *src, size_t bytes);
 
   /* What tensor.c and rng.c ask of a device that is not the host. Tensors live on it. */
@@ -65,8 +64,8 @@ typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fi
 } pg_device_vtable;
 
 extern const pg_device_vtable pg_device_cpu;
-const pg_device_vtable *
-pg_device_get(int32_t device); /* loads a plug-in at first; NULL and an error where there is none */
+/* Loads a plug-in at first; NULL and an error where there is none. */
+const pg_device_vtable *pg_device_get(int32_t device);
 void pg_device_register(int32_t device, const pg_device_vtable *vtable);
 int pg_device_load_cuda(void); /* device_cuda.c: opens the plug-in, which registers itself */
 
@@ -81,12 +80,11 @@ typedef struct pg_storage {
 
 int pg_storage_new(int32_t device, size_t bytes, pg_storage **out);
 void pg_storage_release(pg_storage *s);
-void *
-pg_scratch_alloc(size_t bytes); /* CPU memory from the caching allocator, 64-byte aligned; NULL when there is none */
+/* CPU memory from the caching allocator, 64-byte aligned; NULL when there is none. */
+void *pg_scratch_alloc(size_t bytes);
 void pg_scratch_free(void *p, size_t bytes);
 
-/* ---- tensor.c ------------------------------------------------------------------------------------------------------
- */
+/* ---- tensor.c --------------------------------------------------------------------------------------------------- */
 
 typedef struct pg_node pg_node;
 
@@ -116,8 +114,7 @@ void pg_contiguous_strides(int32_t ndim, const int64_t *shape, int64_t *stride);
 int pg_check_live(const pg_tensor *t, const char *what);
 int pg_add_into(pg_tensor *sum, const pg_tensor *t); /* sum += t, both contiguous, same shape and dtype */
 
-/* ---- rng.c ----------------------------------------------------------------------------------------------------------
- */
+/* ---- rng.c ------------------------------------------------------------------------------------------------------ */
 
 void pg_rng_reserve(uint64_t count, uint64_t *seed, uint64_t *offset); /* takes `count` numbers off the global stream */
 /* Number i of the stream (seed, offset): 32 random bits, uniform [0,1) with 24 bits, a normal. The same on every
@@ -126,8 +123,7 @@ uint32_t pg_rng_bits(uint64_t seed, uint64_t index);
 static inline float pg_uniform(uint64_t seed, uint64_t index) { return (pg_rng_bits(seed, index) >> 8) * 0x1p-24f; }
 float pg_normal(uint64_t seed, uint64_t index);
 
-/* ---- gemm.c
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- gemm.c ----------------------------------------------------------------------------------------------------- */
 
 /* C (m,n) = alpha * op(A) (m,k) * op(B) (k,n) + beta * C, row-major with leading dimensions; trans: 0 or 1.
  * PG_ERR_SHAPE where a size is more than BLAS's int holds; in a parallel region ask pg_blas_fits before it. */

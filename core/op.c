@@ -37,8 +37,7 @@ int32_t pg_op_has_kernel(int32_t op, int32_t device, int32_t dtype, int32_t back
   return kernel_of(op, device, dtype, backward) != NULL;
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------------
- */
+/* ---- messages --------------------------------------------------------------------------------------------------- */
 
 /* "op: <text>: x (2, 3), y (4, 5)": every input by name and shape. */
 static int fail_with_shapes(int code, const pg_call *c, const char *format, va_list args) {
@@ -86,8 +85,7 @@ char *pg_place_text(const pg_tensor *t, int64_t i, char buffer[128]) {
   return buffer;
 }
 
-/* ---- for shape rules ------------------------------------------------------------------------------------------------
- */
+/* ---- for shape rules -------------------------------------------------------------------------------------------- */
 
 int pg_out(pg_call *c, int i, int32_t dtype, int32_t ndim, const int64_t *shape) {
   int32_t device = PG_CPU;
@@ -131,8 +129,7 @@ int pg_check_value(const pg_call *c, const pg_tensor *t, double value) {
                  value, pg_dtype_name(t->dtype), c->op->info.inputs[0].name);
 }
 
-/* ---- validation
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- validation ------------------------------------------------------------------------------------------------- */
 
 static int check_inputs(pg_call *c, int32_t *dtype, int32_t *device) {
   const char *name = c->op->info.name;
@@ -190,8 +187,7 @@ static int check_params(const pg_op *op, const pg_value *given, pg_value *checke
   return PG_OK;
 }
 
-/* ---- the call
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- the call --------------------------------------------------------------------------------------------------- */
 
 static int flatten_inputs(pg_call *c, pg_tensor *const *in) {
   const pg_arg_info *info = c->op->info.inputs;

@@ -77,8 +77,7 @@ int pg_set_grad(pg_tensor *t, pg_tensor *grad);                 /* NULL clears *
 int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain); /* grad NULL: t is a scalar, starts from 1 */
 int32_t pg_grad_enabled(int32_t on);                            /* -1 asks; returns the previous state */
 
-/* ---- memory, generator, threads -----------------------------------------------------------------------------------
- */
+/* ---- memory, generator, threads --------------------------------------------------------------------------------- */
 
 typedef struct pg_memory {
   int64_t live;    /* bytes that tensors hold */
@@ -106,8 +105,7 @@ const char *pg_simd_name(void);
 const char *pg_blas_name(void);
 double pg_now(void); /* seconds of a monotonic clock */
 
-/* ---- the op table ---------------------------------------------------------------------------------------------------
- */
+/* ---- the op table ----------------------------------------------------------------------------------------------- */
 
 enum {              /* kinds of parameter: how a caller passes it, and how Lua shifts it */
        PG_P_NUMBER, /* pg_value.num */
@@ -169,8 +167,7 @@ int32_t pg_op_has_kernel(int32_t op, int32_t device, int32_t dtype, int32_t back
 /* Validate, infer shapes, dispatch, record. in: n_in handles, NULL where an optional one is absent, a list flattened at
  * the end. params: one a declared parameter, in order. out: receives the op's visible outputs. */
 int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *params, pg_tensor **out);
-/* ---- files: every error names the file; writing is whole or not at all ----------------------------------------------
- */
+/* ---- files: every error names the file; writing is whole or not at all ------------------------------------------ */
 
 int pg_file_write(const char *path, int32_t n, const void *const *parts, const int64_t *bytes); /* n pieces in a row */
 int pg_idx_load(const char *path, pg_tensor **out); /* IDX, plain or gzipped: uint8 */
@@ -207,14 +204,12 @@ void pg_npz_close(pg_npz *z);
 int pg_npz_save(const char *path, int32_t n, const char *const *names, pg_tensor *const *tensors);
 
 int pg_image_load(const char *path, pg_tensor **out); /* PNG: uint8 (H, W, 3), alpha composited on white */
-int pg_image_load_reduced(const char *path, int64_t size,
-                          pg_tensor **out); /* whole picture, centred on (size, size, 3) */
-/* The same for n files on all threads: images uint8 (n, size, size, 3), and whole uint8 (n): 1 where the file was read.
- */
+/* The whole picture, centred on (size, size, 3). */
+int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out);
+/* The same for n files on all threads: images uint8 (n, size, size, 3), and whole uint8 (n), 1 where one was read. */
 int pg_images_load_reduced(const char *const *paths, int64_t n, int64_t size, pg_tensor **images, pg_tensor **whole);
 int pg_image_save(const char *path, pg_tensor *t); /* PNG: uint8 (H, W, 3) or (H, W) */
-/* ---- procedural scenes --------------------------------------------------------------------------------------------
- */
+/* ---- procedural scenes ------------------------------------------------------------------------------------------ */
 
 enum { /* columns of a scene's spec; each value is 0-based, a count of 0 is one shape */
        PG_CONCEPT_SHAPE,
@@ -229,8 +224,7 @@ enum { /* columns of a scene's spec; each value is 0-based, a count of 0 is one 
 
 /* specs int32 (N, PG_CONCEPT_FIELDS) -> out uint8 (N, size, size, 3), a function of (specs, size, seed) alone. */
 int pg_concepts_render(const pg_tensor *specs, int32_t size, uint64_t seed, pg_tensor **out);
-/* ---- the loader: threads that read, augment and normalise batches ahead of the caller -------------------------------
- */
+/* ---- the loader: threads that read, augment and normalise batches ahead of the caller --------------------------- */
 
 typedef struct pg_loader pg_loader;
 

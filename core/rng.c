@@ -16,8 +16,7 @@ void pg_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
   out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
-/* ---- numbered draws: four to a block ------------------------------------------------------------------------------
- */
+/* ---- numbered draws: four to a block ---------------------------------------------------------------------------- */
 
 uint32_t pg_rng_bits(uint64_t seed, uint64_t index) {
   uint32_t counter[4] = {(uint32_t)(index >> 2), (uint32_t)(index >> 34), 0, 0}, out[4];
@@ -34,8 +33,7 @@ float pg_normal(uint64_t seed, uint64_t index) {
   return (float)(r * (index & 1 ? sin(angle) : cos(angle)));
 }
 
-/* ---- the global stream ---------------------------------------------------------------------------------------------
- */
+/* ---- the global stream ------------------------------------------------------------------------------------------ */
 
 static uint64_t global_seed = 0, global_offset = 0;
 

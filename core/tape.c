@@ -49,8 +49,7 @@ int32_t pg_grad_enabled(int32_t on) {
 
 bool pg_recording(void) { return enabled; }
 
-/* ---- dropping: a loop, not a recursion, since a graph may be a hundred thousand calls deep
- * ----------------------------- */
+/* ---- dropping: a loop, not a recursion, since a graph may be a hundred thousand calls deep ---------------------- */
 
 static void node_spend(pg_node *n) { /* lets go of everything that backward would read */
   for (int32_t i = 0; i < n->n_in; i++) pg_release(n->in[i].t), n->in[i].t = NULL;
@@ -82,8 +81,7 @@ void pg_node_release(pg_node *node) {
   }
 }
 
-/* ---- recording
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- recording -------------------------------------------------------------------------------------------------- */
 
 static int save(pg_saved *slot, pg_tensor *t, bool value) {
   if (!t) return PG_OK;
@@ -131,8 +129,7 @@ int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backwar
   return PG_OK;
 }
 
-/* ---- backward
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- backward --------------------------------------------------------------------------------------------------- */
 
 static int newest_first(const void *a, const void *b) {
   uint64_t x = (*(pg_node *const *)a)->order, y = (*(pg_node *const *)b)->order;
@@ -217,8 +214,8 @@ static int run_node(pg_node *n) {
   int status = PG_OK;
   for (int32_t i = 0; i < n->n_out && !status; i++) {
     c.out[i] = n->out[i].t;
-    bool hidden =
-        n->op->info.outputs[i].flags & PG_HIDDEN; /* nobody can use it: it has no gradient, and none is read */
+    /* Nobody can use a hidden one: it has no gradient, and none is read. */
+    bool hidden = n->op->info.outputs[i].flags & PG_HIDDEN;
     if (!n->grad[i] && !hidden && pg_is_float(c.out[i]->dtype)) { /* nothing flowed back into this output */
       if (!(status = pg_new_like(c.out[i], &n->grad[i]))) status = pg_fill(n->grad[i], 0);
     }
@@ -282,8 +279,7 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
   return status;
 }
 
-/* ---- leaves
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- leaves ----------------------------------------------------------------------------------------------------- */
 
 int pg_set_requires_grad(pg_tensor *t, int32_t on) {
   if (on && !pg_is_float(t->dtype))

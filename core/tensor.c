@@ -13,8 +13,7 @@ const char *pg_device_name(int32_t device) {
   return device >= 0 && device < PG_DEVICES ? names[device] : "unknown";
 }
 
-/* ---- making and dropping --------------------------------------------------------------------------------------------
- */
+/* ---- making and dropping ---------------------------------------------------------------------------------------- */
 
 void pg_contiguous_strides(int32_t ndim, const int64_t *shape, int64_t *stride) {
   int64_t step = 1;
@@ -91,8 +90,7 @@ int pg_alias(pg_tensor *t, pg_tensor **out) { return pg_view(t, t->ndim, t->shap
 
 int pg_detach(pg_tensor *t, pg_tensor **out) { return pg_alias(t, out); }
 
-/* ---- asking
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- asking ----------------------------------------------------------------------------------------------------- */
 
 int32_t pg_ndim(const pg_tensor *t) { return t->ndim; }
 int64_t pg_size(const pg_tensor *t, int32_t dim) { return dim >= 0 && dim < t->ndim ? t->shape[dim] : -1; }
@@ -134,8 +132,7 @@ int pg_check_live(const pg_tensor *t, const char *what) {
   return pg_fail(PG_ERR_STATE, "%s: a tensor's memory was already released by free()", what);
 }
 
-/* ---- moving values
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- moving values ---------------------------------------------------------------------------------------------- */
 
 static double element_get(int32_t dtype, const void *p, int64_t i) {
   switch (dtype) {

@@ -29,8 +29,7 @@ extern "C" { /* the core is C */
 #include "../op.h"
 }
 
-/* ---- the two spellings --------------------------------------------------------------------------------------------
- */
+/* ---- the two spellings ------------------------------------------------------------------------------------------ */
 
 #ifdef PG_SIMT
 #define PG_LAUNCH_SHARED(c, kernel, blocks, threads, bytes, ...)                                                       \
@@ -58,8 +57,7 @@ extern "C" { /* the core is C */
 #define PG_LAUNCH(c, kernel, blocks, threads, ...) PG_LAUNCH_SHARED(c, kernel, blocks, threads, 0, __VA_ARGS__)
 /* A template with several arguments holds commas: write PG_LAUNCH(c, (kernel<T, 4>), ...). */
 
-/* ---- the table: which kernels an op has on the device
- * ---------------------------------------------------------------- */
+/* ---- the table: which kernels an op has on the device ----------------------------------------------------------- */
 
 /* By dtype in the order float32, float64, int32, uint8; what is left out is not supported. */
 typedef struct pg_cuda_op {
@@ -73,8 +71,7 @@ typedef struct pg_cuda_op {
   const pg_cuda_op pg_kernels_##name = {__VA_ARGS__};                                                                  \
   }
 
-/* ---- runtime.cu
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- runtime.cu ------------------------------------------------------------------------------------------------- */
 
 cudaStream_t pg_cuda_stream(void);                        /* the one stream on which everything happens in order */
 int pg_cuda_launched(const pg_call *c, const char *what); /* status of the launch just made, with op and shapes */
@@ -161,8 +158,7 @@ template <class T>
 int pg_cuda_add_at(const pg_call *c, pg_fault fault, int64_t outer, int64_t n, int64_t m, int64_t inner,
                    const int32_t *index, const T *from, T *to);
 
-/* ---- launch shapes
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- launch shapes ---------------------------------------------------------------------------------------------- */
 
 enum { PG_BLOCK = 256, PG_WARP = 32, PG_GRID_MOST = 2147483647 };
 #define PG_FULL_MASK 0xffffffffu
@@ -175,8 +171,7 @@ static inline unsigned pg_blocks(int64_t n, int64_t threads = PG_BLOCK) {
 
 static __device__ __forceinline__ int64_t pg_thread(void) { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }
 
-/* ---- 16 bytes at a time
- * -------------------------------------------------------------------------------------------------- */
+/* ---- 16 bytes at a time ----------------------------------------------------------------------------------------- */
 
 /* As many elements as one 16-byte access moves, or W of them where a kernel reads narrower elements beside wider ones.
  */
@@ -195,8 +190,7 @@ static inline bool pg_packable(int64_t n, const void *a, const void *b = NULL, c
 template <class T> static __device__ __forceinline__ pg_pack<T> pg_load(const T *p) { return *(const pg_pack<T> *)p; }
 template <class T> static __device__ __forceinline__ void pg_store(T *p, const pg_pack<T> &x) { *(pg_pack<T> *)p = x; }
 
-/* ---- sums and maxima over a warp and a block: the order depends on the shape alone
- * ------------------------------------- */
+/* ---- sums and maxima over a warp and a block: the order depends on the shape alone ------------------------------ */
 
 struct pg_plus {
   template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
@@ -225,8 +219,7 @@ template <class T, class Op> static __device__ __forceinline__ T pg_block_all(T 
 }
 template <class T> static __device__ __forceinline__ T pg_block_sum(T x) { return pg_block_all(x, T(0), pg_plus()); }
 
-/* ---- functions by type
- * --------------------------------------------------------------------------------------------------- */
+/* ---- functions by type ------------------------------------------------------------------------------------------ */
 
 static __device__ __forceinline__ float pg_exp(float x) { return expf(x); }
 static __device__ __forceinline__ double pg_exp(double x) { return exp(x); }
@@ -254,8 +247,7 @@ template <class T> static __device__ __forceinline__ T pg_softplus(T x) { /* log
   return (x > 0 ? x : x != x ? x : T(0)) + pg_log1p(pg_exp(-pg_abs(x)));
 }
 
-/* ---- a strided tensor as a kernel sees it
- * ----------------------------------------------------------------------------- */
+/* ---- a strided tensor as a kernel sees it ----------------------------------------------------------------------- */
 
 typedef struct pg_strided { /* passed by value; dimensions of size 1 dropped, those that run on merged */
   int32_t ndim;
@@ -272,8 +264,7 @@ static __device__ __forceinline__ int64_t pg_place(const pg_strided &s, int64_t 
 /* t as one operand of an output of `shape`, to which it broadcasts (stride 0 where it is repeated). */
 pg_strided pg_strided_as(const pg_tensor *t, int32_t ndim, const int64_t *shape);
 
-/* ---- operands of different shapes, W elements a thread (pg_walk_over of op.h, passed to the kernel by value)
- * ------------ */
+/* ---- operands of different shapes, W elements a thread (pg_walk_over of op.h, passed to the kernel by value) ---- */
 
 /* Whether operand k, which begins at `first`, can be taken W elements at a time along with the output. */
 template <int W, class T> static inline bool pg_walk_packable(const pg_walk &w, int k, const T *first) {
@@ -318,8 +309,7 @@ template <int W, class T> static __device__ __forceinline__ void pg_put(T *p, co
   }
 }
 
-/* ---- the generator: Philox 4x32-10, the CPU's stream (rng.c)
- * -------------------------------------------------------------- */
+/* ---- the generator: Philox 4x32-10, the CPU's stream (rng.c) ---------------------------------------------------- */
 
 /* Numbers 4 block .. 4 block + 3 at the price of one. */
 static __device__ __forceinline__ void pg_cuda_four_bits(uint64_t seed, uint64_t block, uint32_t bits[4]) {

@@ -8,8 +8,7 @@
 
 enum { PIECE = 2048, FEW = 1024, ROOM = 1 << 28 }; /* ROOM: bytes of entries at a time, or one line's */
 
-/* ---- pieces
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- pieces ----------------------------------------------------------------------------------------------------- */
 
 /* A block takes PIECE entries: one piece of a line, or several whole lines, each run of a power of two. The first
  * `keep` of each go to `to`, or where there is no `to` the first k to their final place. They come from x or, in later
@@ -38,9 +37,7 @@ static __global__ void pieces_kernel(pg_lines<T> s, int64_t n, int64_t pieces, i
   }
 }
 
-/* ---- merging
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- merging ---------------------------------------------------------------------------------------------------- */
 
 /* How many of the first d of the two sorted lists together are of a. */
 template <class E>
@@ -87,8 +84,7 @@ template <class T, class E> static __global__ void put_kernel(pg_lines<T> s, int
   if (i < s.lines * s.k) s.put(i / s.k, i % s.k, from[i / s.k * n + i % s.k].place());
 }
 
-/* ---- lines
- * --------------------------------------------------------------------------------------------------- */
+/* ---- lines ------------------------------------------------------------------------------------------------------ */
 
 /* Rounds: each piece's first `keep` are the next round's line, until one piece holds a line. */
 template <class T, class E> static int first_of_lines(const pg_call *c, const pg_lines<T> &s, E *room, E *other) {

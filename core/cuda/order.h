@@ -6,8 +6,7 @@
 #define PG_ORDER_H
 #include "cuda.h"
 
-/* ---- keys: greater as the value is; the other way round when descending, NaN being last in both
- * ------------------------ */
+/* ---- keys: greater as the value is; the other way round when descending, NaN being last in both ----------------- */
 
 static __device__ __forceinline__ uint32_t pg_key(float x, bool descending) {
   if (x != x) return 0xffffffffu;
@@ -41,8 +40,7 @@ static __device__ __forceinline__ double pg_unkey_descending(uint64_t key) {
   return __longlong_as_double((long long)(bits & sign ? bits & ~sign : ~bits));
 }
 
-/* ---- entries: memory of all ones is the one that comes after every element
- * ------------------------------------------------ */
+/* ---- entries: memory of all ones is the one that comes after every element -------------------------------------- */
 
 struct pg_entry32 { /* a key of 32 bits above the position */
   uint64_t both;
@@ -71,8 +69,7 @@ template <class E> static __device__ __forceinline__ E pg_last_entry(void) {
 template <class T> struct pg_entry_for { typedef pg_entry32 type; };
 template <> struct pg_entry_for<double> { typedef pg_entry64 type; };
 
-/* ---- a block sorts: bitonic networks; every size a power of two, shared memory settled before and after
- * ------------------- */
+/* ---- a block sorts: bitonic networks; every size a power of two, shared memory settled before and after --------- */
 
 template <class E> static __device__ __forceinline__ void pg_exchange(E *e, int lo, int hi) {
   E a = e[lo], b = e[hi];
@@ -139,8 +136,7 @@ static __host__ __device__ __forceinline__ int pg_power_of_two(int64_t n) { /* t
   return p;
 }
 
-/* ---- order.cu: lines next to one another, sorted or their first k
- * --------------------------------------------------------- */
+/* ---- order.cu: lines next to one another, sorted or their first k ----------------------------------------------- */
 
 template <class T> struct pg_lines {
   int64_t lines, n, k, descending;

@@ -27,8 +27,7 @@ static struct {
 
 cudaStream_t pg_cuda_stream(void) { return gpu.stream; }
 
-/* ---- errors ---------------------------------------------------------------------------------------------------------
- */
+/* ---- errors ----------------------------------------------------------------------------------------------------- */
 
 int pg_cuda_status(cudaError_t error, const char *what) {
   if (error == cudaSuccess) return PG_OK;
@@ -92,13 +91,11 @@ static int wait_for_all(void) {
   return status ? status : report_fault();
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------------
- */
+/* ---- memory ----------------------------------------------------------------------------------------------------- */
 
 static int cuda_alloc(size_t bytes, void **out) {
   cudaError_t error = cudaMalloc(out, bytes);
-  if (error ==
-      cudaErrorMemoryAllocation) { /* blocks given back may be waiting for queued work: let it end, try again */
+  if (error == cudaErrorMemoryAllocation) { /* blocks given back may wait for queued work: let it end, try again */
     cudaGetLastError();
     cudaStreamSynchronize(gpu.stream);
     error = cudaMalloc(out, bytes);
@@ -178,8 +175,7 @@ static const pg_device_vtable cuda_device = {
     cuda_copy,    pg_cuda_assign, pg_cuda_fill, pg_cuda_add, pg_cuda_count_nonfinite, pg_cuda_random,
     wait_for_all, cuda_describe,  cuda_mark};
 
-/* ---- GEMM: cuBLAS counts columns first, so a row-major product is its transpose with the operands exchanged
- * ----------- */
+/* ---- GEMM: cuBLAS counts columns first, so a row-major product is its transpose with the operands exchanged ----- */
 
 static int blas_status(cublasStatus_t status, const char *what) {
   if (status == CUBLAS_STATUS_SUCCESS) return PG_OK;
@@ -262,8 +258,7 @@ int pg_cuda_gemm_scaled(int ta, int tb, int64_t m, int64_t n, int64_t k, const T
 GEMM(float)
 GEMM(double)
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
 
 /* Every op has a line in ops.def; views have no forward kernel, and what has none at all is absent here. */
 #define OP(name) extern "C" __attribute__((weak)) const pg_cuda_op pg_kernels_##name;

@@ -29,8 +29,7 @@ static double uniform(uint32_t word, double lo, double hi) { return lo + (hi - l
 
 static int64_t below(uint32_t word, int64_t n) { return (int64_t)(((uint64_t)word * (uint64_t)n) >> 32); }
 
-/* ---- options --------------------------------------------------------------------------------------------------------
- */
+/* ---- options ---------------------------------------------------------------------------------------------------- */
 
 static int out_of_range(const char *name, double value, const char *range) {
   return pg_fail(PG_ERR_ARGUMENT, "loader: %s must be %s, got %g", name, range, value);
@@ -57,8 +56,7 @@ int pg_augment_init(pg_augment *a, const pg_loader_options *o) {
   return PG_OK;
 }
 
-/* ---- geometry -------------------------------------------------------------------------------------------------------
- */
+/* ---- geometry --------------------------------------------------------------------------------------------------- */
 
 static window random_window(const pg_loader_options *o, int64_t h, int64_t w, uint64_t seed, uint64_t sample) {
   const double least = 3.0 / 4, most = 4.0 / 3;
@@ -106,8 +104,7 @@ static int to_square(const pg_augment *a, const uint8_t *src, int64_t h, int64_t
   return pg_resample(src, &r, scratch, *stride);
 }
 
-/* ---- colour ---------------------------------------------------------------------------------------------------------
- */
+/* ---- colour ----------------------------------------------------------------------------------------------------- */
 
 static float grey_of(const float *out, int64_t plane, int64_t i) {
   return 0.299f * out[i] + 0.587f * out[plane + i] + 0.114f * out[2 * plane + i];
@@ -139,8 +136,7 @@ static void jitter(const pg_augment *a, uint64_t seed, uint64_t sample, float *o
     for (int64_t i = 0; i < plane; i++) out[c * plane + i] = out[c * plane + i] * a->scale[c] + a->shift[c];
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------
- */
+/* ---- the whole -------------------------------------------------------------------------------------------------- */
 
 int pg_augment_image(const pg_augment *a, const uint8_t *src, int64_t h, int64_t w, uint64_t seed, uint64_t sample,
                      uint8_t *scratch, float *out) {

@@ -20,8 +20,7 @@ static const float palette[COLORS][3] = {{0.85f, 0.15f, 0.15f}, {0.15f, 0.65f, 0
                                          {0.9f, 0.8f, 0.15f},   {0.6f, 0.2f, 0.7f},   {0.95f, 0.5f, 0.1f},
                                          {0.15f, 0.75f, 0.8f},  {0.95f, 0.55f, 0.75f}};
 
-/* ---- random numbers of one scene ------------------------------------------------------------------------------------
- */
+/* ---- random numbers of one scene -------------------------------------------------------------------------------- */
 
 typedef struct draws {
   uint32_t key[2], counter[4], block[4];
@@ -44,8 +43,7 @@ static float uniform(draws *d, float lo, float hi) {
 
 static int below(draws *d, int n) { return PG_MIN((int)uniform(d, 0, (float)n), n - 1); }
 
-/* ---- shapes
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- shapes ----------------------------------------------------------------------------------------------------- */
 
 typedef struct polygon {
   int n;
@@ -119,8 +117,7 @@ static void draw_mark(float *canvas, int size, const mark *m) {
     }
 }
 
-/* ---- scenes
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- scenes ----------------------------------------------------------------------------------------------------- */
 
 /* 0-3 flat: dark, grey, light, tinted; 4, 5 gradients down and across; 6, 7 coarse noise, dark and light. */
 static void draw_background(float *canvas, int size, int kind, draws *d) {

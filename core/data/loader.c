@@ -38,8 +38,7 @@ struct pg_loader {
   pthread_t threads[MOST_WORKERS];
 };
 
-/* ---- in the threads ------------------------------------------------------------------------------------------------
- */
+/* ---- in the threads --------------------------------------------------------------------------------------------- */
 
 static int make_item(const pg_loader *l, int64_t position, uint64_t seed, uint64_t sample, uint8_t *scratch,
                      float *out) {
@@ -102,8 +101,7 @@ static void *worker(void *argument) {
   return NULL;
 }
 
-/* ---- making and ending ----------------------------------------------------------------------------------------------
- */
+/* ---- making and ending ------------------------------------------------------------------------------------------ */
 
 static int start(pg_loader *l) {
   sigset_t all, before;
@@ -200,8 +198,7 @@ void pg_loader_free(pg_loader *l) {
   free(l);
 }
 
-/* ---- in the caller's thread -----------------------------------------------------------------------------------------
- */
+/* ---- in the caller's thread ------------------------------------------------------------------------------------- */
 
 static int check_positions(const pg_loader *l, const pg_tensor *positions) {
   PG_TRY(pg_check_live(positions, "loader"));

@@ -177,8 +177,7 @@ int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out) {
   return status ? status : (*out = t, PG_OK);
 }
 
-/* ---- writing
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- writing ---------------------------------------------------------------------------------------------------- */
 
 int pg_image_save(const char *path, pg_tensor *t) {
   char text[128];

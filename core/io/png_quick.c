@@ -25,8 +25,7 @@ static uint32_t big(const uint8_t *p) {
   return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* ---- chunks ---------------------------------------------------------------------------------------------------------
- */
+/* ---- chunks ----------------------------------------------------------------------------------------------------- */
 
 typedef struct chunk {
   uint8_t *data;
@@ -103,8 +102,7 @@ static bool read_chunks(header *p, uint8_t *file, int64_t bytes) {
   return true;
 }
 
-/* ---- rows -----------------------------------------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------------------------------------- */
 
 typedef int16_t pixel __attribute__((vector_size(8))); /* up to four channels, so that each step is one for all */
 typedef uint8_t packed __attribute__((vector_size(4)));
@@ -200,8 +198,7 @@ static bool fill(const header *p, uint8_t *rows, const uint8_t *zeros, uint8_t *
   return true;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------
- */
+/* ---- the whole -------------------------------------------------------------------------------------------------- */
 
 static bool inflate_rows(const header *p, uint8_t *rows, size_t bytes) {
   const uint8_t *z = p->stream;

@@ -12,8 +12,7 @@
  * A block's three sums (loss, w s, w s c) go to its own place and are added in the order of blocks, in double. */
 #include "../cuda/tile.h"
 
-/* ---- what both ops share
- * ------------------------------------------------------------------------------------------------ */
+/* ---- what both ops share ---------------------------------------------------------------------------------------- */
 
 template <class T> struct settings { /* tensors, when given, win over numbers */
   const T *scale_at, *bias_at;
@@ -97,8 +96,7 @@ template <class T> static int project(pg_call *c, int64_t rows, int64_t d, const
   return PG_OK;
 }
 
-/* ---- all pairs of a batch
- * ------------------------------------------------------------------------------------------------- */
+/* ---- all pairs of a batch --------------------------------------------------------------------------------------- */
 
 /* Block t of n (n + 1) / 2 takes tile (I, J), I <= J: row I has n - I tiles, so rows I and n - 1 - I have n + 1. */
 static __device__ __forceinline__ void triangle_place(int64_t t, int64_t n, int64_t *I, int64_t *J) {
@@ -253,8 +251,7 @@ template <class T> static int fda_loss_backward(pg_call *c) {
 PG_CUDA_OP(fda_loss, {fda_loss_forward<float>, fda_loss_forward<double>},
            {fda_loss_backward<float>, fda_loss_backward<double>})
 
-/* ---- each anchor with its own list
- * ------------------------------------------------------------------------------------------ */
+/* ---- each anchor with its own list ------------------------------------------------------------------------------ */
 
 /* The sum of squares of one vector, taken by the whole block. */
 template <class T, int N> static __device__ __forceinline__ T block_square(int64_t d, const T *x) {

@@ -22,8 +22,7 @@ enum {
   BLOCKS = 512       /* a GPU's worth of blocks */
 };
 
-/* ---- similarities
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- similarities ----------------------------------------------------------------------------------------------- */
 
 /* A warp a row: 1 / |x|. */
 template <class T, int N> static __global__ void inverse_kernel(int64_t rows, int64_t d, const T *x, T *inverse) {
@@ -83,8 +82,7 @@ static int similarities(pg_call *c, int metric, int64_t q, int64_t n, int64_t d,
   return PG_OK;
 }
 
-/* ---- a row's k best
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- a row's k best --------------------------------------------------------------------------------------------- */
 
 /* What of a chunk is new, and how its products become similarities. */
 template <class T> struct chunk {
@@ -205,8 +203,7 @@ static int select_best(pg_call *c, int64_t q, int64_t n, int64_t d, int64_t k, i
   return PG_OK;
 }
 
-/* ---- many neighbours: whole rows sorted
- * -------------------------------------------------------------------------------------------- */
+/* ---- many neighbours: whole rows sorted ------------------------------------------------------------------------- */
 
 template <class T>
 static __global__ void row_kernel(int64_t rows, int64_t n, int64_t self, const T *query_inverse, const T *inverse,

@@ -22,8 +22,7 @@ static __global__ void __launch_bounds__(L::BLOCK, 1)
   if (line.leads()) means[line.index] = mean, rstds[line.index] = rstd;
 }
 
-/* ---- backward
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- backward --------------------------------------------------------------------------------------------------- */
 
 /* Sums over rows that a thread keeps for its columns: in registers, or in memory for rows that are streamed. */
 template <class L, class T = typename L::T> struct column_sums {
@@ -94,8 +93,7 @@ template <class T> static __global__ void sums_kernel(int64_t groups, int64_t n,
   if (y == 0 && column < 2 * n && to) to[column % n] = part[0][x];
 }
 
-/* ---- host
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- host ------------------------------------------------------------------------------------------------------- */
 
 template <class T> static int forward(pg_call *c) {
   const pg_tensor *x = c->in[0];

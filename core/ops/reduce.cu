@@ -12,8 +12,7 @@
  * an element are still far below what memory allows. */
 #include "../cuda/cuda.h"
 
-/* ---- accumulators
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- accumulators ----------------------------------------------------------------------------------------------- */
 
 #define DEVICE __device__ __forceinline__
 
@@ -191,8 +190,7 @@ template <class A> struct joined { /* takes what A kept of a chunk */
   DEVICE out value(const state &s, int64_t r) const { return a.value(s, r); }
 };
 
-/* ---- kernels
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- kernels ---------------------------------------------------------------------------------------------------- */
 
 typedef struct view {
   int64_t rows, n;
@@ -269,8 +267,7 @@ static __global__ void tile_kernel(view v, int wide, int64_t tiles, int64_t shar
     y[r] = a.value(part[column], r);
 }
 
-/* ---- launching
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- launching -------------------------------------------------------------------------------------------------- */
 
 /* Which dimensions are reduced, as bits; reduce.c's shape rule has checked them. */
 static int reduced_of(const pg_call *c, uint32_t *reduced) {
@@ -360,9 +357,7 @@ template <class To> static size_t row_bytes(const pg_call *c) {
   return sizeof(To) * (size_t)PG_MAX(pg_numel(c->out[0]), (int64_t)1);
 }
 
-/* ---- forward
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- forward ---------------------------------------------------------------------------------------------------- */
 
 template <class T> static int sum_forward(pg_call *c) { return run(c, sum_of<T, T>{1}, PG_AT(T, c->out[0])); }
 template <class T> static int mean_forward(pg_call *c) {
@@ -401,8 +396,7 @@ template <class T> static int norm_forward(pg_call *c) {
   return run(c, norm_any<T>{top.at<const T>(), p, 0}, y);
 }
 
-/* ---- backward: a thread an element of dx; F says what it is from x, the row's gradient, the row and the place in it
- * --------- */
+/* ---- backward: a thread an element of dx; F gives it from x, the row's gradient, the row and the place in it ---- */
 
 template <class F, class T>
 static __global__ void grad_kernel(int64_t n, pg_strided at_x, pg_strided at_row, pg_strided at_place, const T *x,

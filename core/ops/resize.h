@@ -1,5 +1,4 @@
-/* resize.h - the weights of one axis, which resize.c computes and resize.cu takes to the device: the same bits there.
- */
+/* resize.h - the weights of one axis, which resize.c makes and resize.cu takes to the device: the same bits there. */
 #ifndef PG_RESIZE_H
 #define PG_RESIZE_H
 #include "../op.h"

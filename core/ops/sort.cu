@@ -4,8 +4,7 @@
  */
 #include "../cuda/order.h"
 
-/* ---- turning: (outer, rows, columns) becomes (outer, columns, rows)
- * -------------------------------------------------------- */
+/* ---- turning: (outer, rows, columns) becomes (outer, columns, rows) --------------------------------------------- */
 
 template <class T> static __global__ void turn_kernel(int64_t rows, int64_t columns, const T *from, T *to) {
   PG_SHARED(T, tile, [32][33]);
@@ -25,8 +24,7 @@ template <class T> static int turn(pg_call *c, int64_t outer, int64_t rows, int6
   return PG_OK;
 }
 
-/* ---- any dimension
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- any dimension ---------------------------------------------------------------------------------------------- */
 
 template <class T> static int order(pg_call *c, int64_t dimension, bool descending) {
   const pg_tensor *x = c->in[0];

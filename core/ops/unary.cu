@@ -43,8 +43,7 @@ UNARY(gelu_op, 1, 0, gelu_value(x), gelu_slope(x))
 UNARY(quick_gelu_op, 1, 0, x *pg_sigmoid((T)1.702 * x), swish_slope(x, (T)1.702))
 UNARY(softplus_op, 1, 0, pg_softplus(x), pg_sigmoid(x))
 
-/* ---- kernels: W elements a thread, 16 bytes where every row begins at a multiple of 16; the last few one by one
- * ---------- */
+/* ---- kernels: W elements a thread, 16 bytes where every row begins at a multiple of 16; the last few singly ---- */
 
 template <class T, class F, int W> static __global__ void forward_kernel(int64_t n, const T *x, T *y) {
   int64_t i = pg_thread() * W;
@@ -112,8 +111,7 @@ ROW(gelu)
 ROW(quick_gelu)
 ROW(softplus)
 
-/* ---- whole numbers: neg and abs wrap around, as on the host
- * ------------------------------------------------------------- */
+/* ---- whole numbers: neg and abs wrap around, as on the host ----------------------------------------------------- */
 
 template <bool ABS> static __global__ void int_kernel(int64_t n, const int32_t *x, int32_t *y) {
   int64_t i = pg_thread();
@@ -131,8 +129,7 @@ PG_CUDA_OP(neg, {forward<float, neg_op>, forward<double, neg_op>, int_forward<fa
 PG_CUDA_OP(abs, {forward<float, abs_op>, forward<double, abs_op>, int_forward<true>},
            {backward<float, abs_op>, backward<double, abs_op>})
 
-/* ---- clamp: the ends let the gradient through
- * ------------------------------------------------------------------------------ */
+/* ---- clamp: the ends let the gradient through ------------------------------------------------------------------- */
 
 template <class T> static __global__ void clamp_kernel(int64_t n, const T *x, T lo, T hi, T *y) {
   int64_t i = pg_thread();

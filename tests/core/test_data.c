@@ -29,8 +29,7 @@ static pg_tensor *positions_of(int64_t n) { /* int32 (n): 0 .. n - 1 */
   return t;
 }
 
-/* ---- scenes ---------------------------------------------------------------------------------------------------------
- */
+/* ---- scenes ----------------------------------------------------------------------------------------------------- */
 
 static pg_tensor *specs_of(int64_t n, const int32_t *most) { /* every field at 0, at its most, and in between */
   pg_tensor *t = NULL;
@@ -76,8 +75,7 @@ static void test_concepts(void) {
   pg_release(specs), pg_release(one), pg_release(none);
 }
 
-/* ---- the loader -----------------------------------------------------------------------------------------------------
- */
+/* ---- the loader ------------------------------------------------------------------------------------------------- */
 
 static const pg_loader_options whole = {.size = 1, .workers = 2, .capacity = 2, .std = {1, 1, 1}};
 
@@ -132,8 +130,7 @@ static void test_loader_sizes(void) {
   pg_release(images);
 }
 
-/* ---- picture files --------------------------------------------------------------------------------------------------
- */
+/* ---- picture files ---------------------------------------------------------------------------------------------- */
 
 static void test_files(void) {
   enum { FILES = 8 };

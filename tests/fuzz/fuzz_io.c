@@ -34,8 +34,7 @@ static void check(int status, const pg_tensor *t) {
   if (!status && !t) broken("success comes with a tensor");
 }
 
-/* ---- inputs ---------------------------------------------------------------------------------------------------------
- */
+/* ---- inputs ----------------------------------------------------------------------------------------------------- */
 
 static uint32_t big(const uint8_t *p) { return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | p[2] << 8 | p[3]; }
 
@@ -88,8 +87,7 @@ static size_t png_of(const uint8_t *data, size_t bytes, uint8_t *out) {
   return (size_t)(chunk(at, "IEND", 0) - out);
 }
 
-/* ---- readers --------------------------------------------------------------------------------------------------------
- */
+/* ---- readers ---------------------------------------------------------------------------------------------------- */
 
 /* What the quick reader takes, libpng takes too, and gives the same bytes. */
 static void read_png(const char *path, const uint8_t *data, size_t bytes) {

@@ -160,8 +160,7 @@ void count_library(const char *name, uint64_t read, uint64_t written, double flo
 
 using namespace simt;
 
-/* ---- what tests/cuda/report.lua reads
- * --------------------------------------------------------------------------------- */
+/* ---- what tests/cuda/report.lua reads --------------------------------------------------------------------------- */
 
 extern "C" void simt_count_clear(void) { rows.clear(), sites.clear(), row_of.clear(), site_of.clear(); }
 
@@ -169,8 +168,7 @@ extern "C" uint64_t simt_count_rows(const simt_count_row **out) { return *out = 
 
 extern "C" uint64_t simt_count_sites(const simt_count_site **out) { return *out = sites.data(), sites.size(); }
 
-/* ---- what -fsanitize=thread calls
- * -------------------------------------------------------------------------------------- */
+/* ---- what -fsanitize=thread calls ------------------------------------------------------------------------------- */
 
 #define HERE __builtin_return_address(0)
 #define CALLS(n)                                                                                                       \

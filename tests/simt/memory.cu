@@ -163,8 +163,7 @@ void check_words(const char *kernel, int index, const void *value, size_t bytes)
 
 using namespace simt;
 
-/* ---- the runtime's side ---------------------------------------------------------------------------------------------
- */
+/* ---- the runtime's side ----------------------------------------------------------------------------------------- */
 
 static size_t limit_bytes(void) { /* PERIGEE_SIMT_MEMORY: bytes that the device pretends to have */
   const char *text = getenv("PERIGEE_SIMT_MEMORY");

@@ -84,8 +84,7 @@ void enqueue_launch(const char *name, const void *kernel, dim3 grid, dim3 block,
 
 using namespace simt;
 
-/* ---- the device
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- the device ------------------------------------------------------------------------------------------------- */
 
 cudaError_t cudaGetDeviceCount(int *count) { return *count = 1, cudaSuccess; }
 cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : keep(cudaErrorInvalidValue); }
@@ -118,8 +117,7 @@ const char *cudaGetErrorString(cudaError_t error) {
   }
 }
 
-/* ---- copies
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- copies ----------------------------------------------------------------------------------------------------- */
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   bool to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
@@ -152,8 +150,7 @@ cudaError_t cudaMemset2DAsync(void *p, size_t pitch, int value, size_t width, si
   return state();
 }
 
-/* ---- streams and events
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- streams and events ----------------------------------------------------------------------------------------- */
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags) {
   (void)flags;

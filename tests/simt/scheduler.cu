@@ -19,8 +19,7 @@ namespace simt {
 
 place here;
 
-/* ---- fibers: a stack each, and a switch between two
- * ------------------------------------------------------------------- */
+/* ---- fibers: a stack each, and a switch between two ------------------------------------------------------------- */
 
 enum : size_t { STACK = 1 << 17 };
 
@@ -65,8 +64,7 @@ static void switch_to(fiber *from, fiber *to, bool forever) {
 #endif
 }
 
-/* ---- the block that runs
- * ------------------------------------------------------------------------------------------------ */
+/* ---- the block that runs ---------------------------------------------------------------------------------------- */
 
 enum state { FRESH, READY, AT_BARRIER, AT_WARP, ENDED };
 

@@ -26,8 +26,7 @@ struct operands { /* by value, as a fused optimiser step passes its lists */
   float *y;
 };
 
-/* ---- kernels: y = x, reversed in each block, by ways that go wrong when BAD
- * ------------------------------------------------ */
+/* ---- kernels: y = x, reversed in each block, by ways that go wrong when BAD ------------------------------------- */
 
 template <bool BAD> static __global__ void global_read(const float *x, float *y) {
   int i = (int)pg_thread();
@@ -85,8 +84,7 @@ template <bool BAD> static __global__ void absent_lane(const float *x, float *y)
 template <bool BAD> static __global__ void plain(const float *x, float *y) { y[threadIdx.x] = x[threadIdx.x]; }
 static __global__ void by_value(operands o) { o.y[threadIdx.x] = o.x[threadIdx.x]; }
 
-/* ---- running one
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- running one ------------------------------------------------------------------------------------------------ */
 
 static float *x, *y, on_host[N];
 
