@@ -1,5 +1,5 @@
--- models.lua - vision models, their files, and the head. A family is a file of models/; each has forward_features, .width
--- and .depth, so that heads, probes and regularisers need not know which it is.
+-- models.lua - vision models, their files, and the head. A family is a file of models/; each has forward_features,
+-- .width and .depth, so that heads, probes and regularisers need not know which it is.
 
 local util = require "perigee.util"
 local pg = require "perigee"
@@ -7,10 +7,10 @@ local lfs = require "lfs"
 local json = require "cjson"
 local nn = require "perigee.nn"
 local checkpoint = require "perigee.models.checkpoint"
-local vit = require "perigee.models.vit"
-local clip = require "perigee.models.clip"
 
-local models = { vit = vit.new, clip = clip.new }
+local vit, clip = require "perigee.models.vit", require "perigee.models.clip"
+local dinov2, mae = require "perigee.models.dinov2", require "perigee.models.mae"
+local models = { vit = vit.new, clip = clip.new, dinov2 = dinov2.new, mae = mae.new }
 
 -- ---- head -----------------------------------------------------------------------------------------------------------
 
@@ -28,18 +28,22 @@ function models.head(width, classes, options)
 end
 function Head:forward(x) return self.linear(self.normalize and x:normalize() or x) end
 
--- ---- families of other libraries ------------------------------------------------------------------------------------
+-- ---- files of other libraries ---------------------------------------------------------------------------------------
 
-local WEIGHTS = { "model.safetensors", "model.safetensors.index.json" } -- where a file is not named
+-- What a family knows of its files: {name = .family of its models, model_type and architectures of config.json,
+-- new = options -> model, read = fields of a configuration -> options, write = model -> configuration,
+-- layout = model -> rows (checkpoint.lua), ignored = patterns of names that are not used, prefix = a pattern that may
+-- stand before names}.
+local TRANSFORMERS = { require "perigee.models.clip_files", dinov2, mae }
+local OPEN_CLIP = require "perigee.models.open_clip"
 
--- {new = (options) -> model, read = (fields) -> options, write = (model) -> config.json's table, layout = (model) -> rows,
--- ignored = patterns; architecture, model_type = as in config.json; prefix = that names may have}
-local FAMILIES = { require "perigee.models.clip_files" }
+local WEIGHTS = { "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors",
+  "open_clip_pytorch_model.safetensors" } -- looked for in a folder, in this order
 
-local function family_of_config(path, config)
+local function family_of(path, config)
   local architectures = type(config.architectures) == "table" and config.architectures or {}
   local known, given = {}, architectures[1] or config.model_type
-  for _, family in ipairs(FAMILIES) do
+  for _, family in ipairs(TRANSFORMERS) do
     for _, name in ipairs(family.architectures) do
       if given == name then return family end
       known[#known + 1] = name
@@ -50,72 +54,80 @@ local function family_of_config(path, config)
     given ~= nil and "'" .. tostring(given) .. "'" or "(absent)", table.concat(known, ", "))
 end
 
--- The model of a configuration with a file's tensors in it.
-local function build(family, config_path, config, tensors, path)
-  local model = family.new(family.read(checkpoint.fields(config_path, config)))
-  if family.prefix then
-    local renamed = {}
-    for name, t in pairs(tensors) do renamed[name:match("^" .. family.prefix .. "(.*)") or name] = t end
-    tensors = renamed
-  end
-  checkpoint.fill(path, model, family.layout(model), tensors, family.ignored)
+local function without_prefix(tensors, prefix)
+  local renamed = {}
+  for name, t in pairs(tensors) do renamed[name:match("^" .. prefix .. "(.*)") or name] = t end
+  return renamed
+end
+
+-- The model of tensors that were read from `file`, by the configuration beside it.
+local function build(file, folder, tensors)
+  local name = tensors["visual.conv1.weight"] and "open_clip_config.json" or "config.json"
+  local path = folder .. "/" .. name
+  util.check(lfs.attributes(path, "mode") == "file", "%s: needs %s, which is not in %s", file, name, folder)
+  local config = checkpoint.read_json(path)
+  local family = name == "config.json" and family_of(path, config) or OPEN_CLIP
+  local model = family.new(family.read(checkpoint.fields(path, config)))
+  if family.prefix then tensors = without_prefix(tensors, family.prefix) end
+  checkpoint.fill(file, model, family.layout(model), tensors, family.ignored)
   return model
 end
 
--- ---- files ----------------------------------------------------------------------------------------------------------
+-- ---- saving and loading ---------------------------------------------------------------------------------------------
 
 -- A folder stands for the file model.safetensors in it.
 local function file_of(path)
   return lfs.attributes(path, "mode") == "directory" and path .. "/model.safetensors" or path
 end
 
---- Writes a model with what is needed to make it again, whole or not at all.
--- @param path   for a vit, a file, or a folder that gets model.safetensors; for other families a folder, made where there
---   is none, that gets config.json and model.safetensors as the library transformers reads them
+--- Writes a model with what is needed to make it again; each file whole or not at all.
+-- @param path   for a vit, a file, or a folder that gets model.safetensors; for other families a folder, made if there
+--   is none, that gets config.json and model.safetensors, which transformers reads too
 -- @param model  from pg.models
 -- @param card   a table of facts about it, or nil
 -- @raises one line with the path and the system's reason
 function models.save(path, model, card)
-  card = card and json.encode(card) or nil
+  local notes = { card = card and json.encode(card) or nil }
   if model.family == "vit" then
-    return pg.safetensors.save(file_of(path), model:state_dict(),
-      { family = "vit", config = json.encode(model.config), card = card })
+    notes.family, notes.config = "vit", json.encode(model.config)
+    return pg.safetensors.save(file_of(path), model:state_dict(), notes)
   end
-  for _, family in ipairs(FAMILIES) do
+  for _, family in ipairs(TRANSFORMERS) do
     if family.name == model.family then
       local made, why = lfs.mkdir(path)
       util.check(made or lfs.attributes(path, "mode") == "directory", "cannot make the folder %s: %s", path, why)
+      notes.format = "pt" -- transformers insists
       util.write_file(path .. "/config.json", pg.run.encode(family.write(model), "") .. "\n")
       return pg.safetensors.save(path .. "/model.safetensors",
-        checkpoint.to_theirs(family.layout(model), model:state_dict()), { format = "pt", card = card })
+        checkpoint.to_theirs(family.layout(model), checkpoint.state(model)), notes)
     end
   end
-  util.fail(0, "models.save: cannot save %s", tostring(model))
+  util.fail(0, "models.save: takes a model of pg.models, got %s", tostring(model))
 end
 
---- Reads a model.
--- @param path  a folder or file that models.save wrote; or a folder with config.json and model.safetensors, or with
---   model.safetensors.index.json and its shards, as transformers writes them: CLIPModel
--- @return the model, its parameters requiring grad, and its card or nil
--- @raises one line that names the file: it is missing or damaged; its configuration lacks a field, or asks for what is not
---   known; its tensors do not fit, in which case those that are missing, extra and mis-shaped are named
+--- Reads a model: a file or folder that models.save wrote; or a folder (or the file in it) with config.json and
+-- model.safetensors, or model.safetensors.index.json and shards, as transformers writes CLIPModel, Dinov2Model,
+-- ViTMAEModel and ViTMAEForPreTraining; or one with open_clip_config.json and open_clip_model.safetensors, in OpenAI's
+-- names. Not used, if there: position_ids, MAE's decoder, attention masks, the sizes in OpenAI's files.
+-- @param path  file or folder
+-- @return the model, its parameters float32 and requiring grad, and its card or nil
+-- @raises one line that names the file: it is missing or damaged; its configuration lacks a field, or asks for what is
+--   not known; its tensors do not fit, and then those that are missing, extra and mis-shaped are named
 function models.load(path)
   util.check(type(path) == "string", "models.load: path must be a string, got %s", type(path))
   local is_folder = lfs.attributes(path, "mode") == "directory"
   local folder = is_folder and path or path:match "^(.*)/[^/]*$" or "."
   local file = not is_folder and path or checkpoint.find(folder, WEIGHTS)
-  util.check(file, "%s: has no %s", path, table.concat(WEIGHTS, " and no "))
+  util.check(file, "%s: has none of %s", path, table.concat(WEIGHTS, ", "))
   local tensors, metadata = checkpoint.read_tensors(file)
-  local card = metadata.card and json.decode(metadata.card)
+  local model
   if metadata.family == "vit" and metadata.config then
-    local model = models.vit(json.decode(metadata.config))
+    model = models.vit(json.decode(metadata.config))
     model:load_state_dict(tensors)
-    return model, card
+  else
+    model = build(file, folder, tensors)
   end
-  local config_path = checkpoint.find(folder, { "config.json" })
-  util.check(config_path, "%s: not a model that models.save wrote, and no config.json stands beside it", file)
-  local config = checkpoint.read_json(config_path)
-  return build(family_of_config(config_path, config), config_path, config, tensors, file), card
+  return model, metadata.card and json.decode(metadata.card)
 end
 
 return models

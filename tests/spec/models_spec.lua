@@ -1,5 +1,5 @@
--- models_spec.lua - pg.models against transformers and open_clip: outputs, and the gradient of every parameter, on the small
--- random models that tests/fixtures/make_models.py made; what cannot be loaded is told by name.
+-- models_spec.lua - pg.models against transformers and open_clip: outputs, and the gradient of every parameter, on the
+-- small random models that tests/fixtures/make_models.py made; what cannot be loaded is told by name.
 
 local pg = require "perigee"
 local lfs = require "lfs"
@@ -37,8 +37,8 @@ end
 
 local function cubed(t) return (t ^ 3):mean() end
 
--- A model's outputs and gradients against a file of make_models.py; every parameter in `without` has no gradient there.
-local function check(model, layout, path, dtype, without)
+-- A model's outputs, and the gradient of each of its parameters, against a file of make_models.py.
+local function check(model, layout, path, dtype)
   local expected, bar = pg.safetensors.load(path), BARS[dtype]
   model:to(dtype):zero_grad()
   local images, depths = expected.images:to(dtype), {}
@@ -57,18 +57,15 @@ local function check(model, layout, path, dtype, without)
   end
   loss:backward()
   -- In our layout: the gradient of a key's bias is zero but for rounding, and stands beside the value's here.
-  local wanted = {}
+  local wanted = { ["embeddings.mask_token"] = model.kept and model.kept.mask_token }
   for name, t in pairs(expected) do
     if name:sub(1, 2) == "d." then wanted[name:sub(3)] = t end
   end
-  local reference = model.family == "clip" and pg.models.clip(model.config) or pg.models[model.family](model.config)
-  reference:to "float64"
-  for name, t in pairs(checkpoint.to_theirs(layout, reference:state_dict())) do wanted[name] = wanted[name] or t * 0 end
+  local reference = pg.models[model.family](model.config):to "float64"
   checkpoint.fill(path, reference, layout, wanted, {})
   local gradients = reference:state_dict()
   for name, p in model:named_parameters() do
-    if without[name] then assert.is_nil(p.grad, name)
-    else close(gradients[name], assert(p.grad, name), "the gradient of " .. name, bar.backward) end
+    close(gradients[name], assert(p.grad, name), "the gradient of " .. name, bar.backward)
   end
 end
 
@@ -77,16 +74,21 @@ end
 local CASES = {
   { "clip_quick_gelu", layout = "clip_files" },
   { "clip_gelu", layout = "clip_files" },
+  { "open_clip", layout = "open_clip" },
+  { "dinov2", layout = "dinov2" },
+  { "dinov2", layout = "dinov2", expected = "dinov2/expected_resized" },
+  { "dinov2_swiglu", layout = "dinov2" },
+  { "mae", layout = "mae" },
+  { "mae_for_pretraining", layout = "mae", expected = "mae/expected" },
 }
 
 describe("a model of another library", function()
   for _, case in ipairs(CASES) do
     for _, dtype in ipairs { "float32", "float64" } do
-      it(("%s, %s: features, maps and every gradient"):format(case[1], dtype), function()
+      it(("%s, %s: features, maps and every gradient"):format(case.expected or case[1], dtype), function()
         local model = pg.models.load(FIXTURES .. case[1])
         local layout = require("perigee.models." .. case.layout).layout(model)
-        check(model, layout, FIXTURES .. (case.expected or case[1] .. "/expected") .. ".safetensors", dtype,
-          case.without or {})
+        check(model, layout, FIXTURES .. (case.expected or case[1] .. "/expected") .. ".safetensors", dtype)
       end)
     end
   end
@@ -95,7 +97,8 @@ end)
 -- ---- prompts --------------------------------------------------------------------------------------------------------
 
 describe("prompts", function()
-  local images, ids = pg.randn(2, 3, 16, 16), pg.tensor({ { 49, 5, 50, 0, 0 }, { 49, 6, 7, 50, 0 } }, { dtype = "int32" })
+  local images = pg.randn(2, 3, 16, 16)
+  local ids = pg.tensor({ { 49, 5, 50, 0, 0 }, { 49, 6, 7, 50, 0 } }, { dtype = "int32" })
 
   it("are called before every block of the image tower, and may lengthen its tokens", function()
     local model, seen = pg.models.load(FIXTURES .. "clip_gelu"), {}
@@ -143,6 +146,26 @@ describe("prompts", function()
   end)
 end)
 
+describe("DINOv2", function()
+  it("takes images of any size that patches tile, and no others", function()
+    local model = pg.models.load(FIXTURES .. "dinov2")
+    assert.are.same({ 1, 32 }, model(pg.randn(1, 3, 8, 28)):shape())
+    assert.matches("dinov2: takes images (B, 3, H, W), H and W multiples of 4, got (1, 3, 18, 16)",
+      message(model, pg.randn(1, 3, 18, 16)), 1, true)
+  end)
+
+  it("resamples to the size itself where the offset is 0, as PyTorch by size", function()
+    local model = pg.models.dinov2 { image = 8, patch = 4, width = 1, heads = 1, depth = 1, offset = 0 }
+    model:requires_grad_(false)
+    model.positions:copy_(pg.tensor { { { 0 }, { 1 }, { 2 }, { 3 }, { 4 } } })
+    model.class_token:zero_()
+    -- torch.nn.functional.interpolate([[1, 2], [3, 4]], size=(5, 3), mode="bicubic")
+    local expected = pg.tensor({ 0, 0.6926944, 1.2795, 1.8663056, 1.0771944, 1.664, 2.2508056, 1.9131944, 2.5, 3.0868056,
+      2.7491944, 3.336, 3.9228056, 3.1336944, 3.7205, 4.3073056 }, { dtype = "float64" })
+    close(expected, model:embed(pg.zeros(1, 3, 20, 12)):reshape(16), "positions", 1e-6)
+  end)
+end)
+
 describe("texts", function()
   local function int32(rows) return pg.tensor(rows, { dtype = "int32" }) end
   local first, legacy = pg.models.load(FIXTURES .. "clip_gelu"), pg.models.load(FIXTURES .. "clip_quick_gelu")
@@ -154,7 +177,9 @@ describe("texts", function()
   end)
 
   it("that cannot be read are one clear line", function()
-    local function fails(expected, method, ...) assert.matches(expected, message(first[method], first, ...), 1, true) end
+    local function fails(expected, method, ...)
+      assert.matches(expected, message(first[method], first, ...), 1, true)
+    end
     fails("text 2 has no end token 50", "encode_text", int32 { { 49, 50 }, { 49, 3 } })
     fails("there is no token 62: they run from 0 to 61", "encode_text", int32 { { 62, 50 } })
     fails("there is no token -1", "encode_text", int32 { { -1, 50 } })
@@ -176,31 +201,29 @@ end
 
 -- A fixture copied, its configuration and tensors changed by functions.
 local function changed(name, edit_config, edit_tensors)
-  local path = folder()
-  local config = checkpoint.read_json(FIXTURES .. name .. "/config.json")
-  local tensors = pg.safetensors.load(FIXTURES .. name .. "/model.safetensors")
+  local path, prefix = folder(), name == "open_clip" and "open_clip_" or ""
+  local config = checkpoint.read_json(FIXTURES .. name .. "/" .. prefix .. "config.json")
+  local tensors = pg.safetensors.load(FIXTURES .. name .. "/" .. prefix .. "model.safetensors")
   if edit_config then edit_config(config) end
   if edit_tensors then edit_tensors(tensors) end
-  write(path .. "/config.json", json.encode(config))
-  pg.safetensors.save(path .. "/model.safetensors", tensors, { format = "pt" })
+  write(path .. "/" .. prefix .. "config.json", json.encode(config))
+  pg.safetensors.save(path .. "/" .. prefix .. "model.safetensors", tensors, { format = "pt" })
   return path
 end
 
-local function same_tensors(a, b, absent)
+local function same_tensors(a, b)
   local expected, got = pg.safetensors.load(a .. "/model.safetensors"), pg.safetensors.load(b .. "/model.safetensors")
   for name, t in pairs(expected) do
-    if not absent then
-      local there = assert(got[name], name)
-      assert.are.same(t:shape(), there:shape(), name)
-      assert.are.equal(0, t:numel() > 0 and (t - there):abs():max():item() or 0, name)
-    end
+    local there = assert(got[name], name)
+    assert.are.same(t:shape(), there:shape(), name)
+    assert.are.equal(0, (t - there):abs():max():item(), name)
   end
   for name in pairs(got) do assert.is_truthy(expected[name], name) end
 end
 
 describe("models.save", function()
   it("writes the names, shapes and values that transformers wrote", function()
-    for _, name in ipairs { "clip_quick_gelu", "clip_gelu" } do
+    for _, name in ipairs { "clip_quick_gelu", "clip_gelu", "dinov2", "dinov2_swiglu", "mae" } do
       local path, model = folder() .. "/new", pg.models.load(FIXTURES .. name)
       pg.models.save(path, model, { note = "a copy" })
       same_tensors(FIXTURES .. name, path)
@@ -222,8 +245,8 @@ describe("models.load", function()
       t["vision_model.pre_layrnorm.bias"] = nil
       t["surplus"] = pg.zeros(2)
       t["text_projection.weight"] = pg.zeros(3, 24)
-    end), "/model.safetensors: does not fit its configuration: missing: vision_model.pre_layrnorm.bias; extra: surplus; "
-      .. "mis-shaped: text_projection.weight is (3, 24), should be (16, 24)")
+    end), "/model.safetensors: does not fit its configuration: missing: vision_model.pre_layrnorm.bias; "
+      .. "extra: surplus; mis-shaped: text_projection.weight is (3, 24), should be (16, 24)")
     fails(changed("clip_gelu", function(c) c.vision_config.num_hidden_layers = 2 end),
       "missing: vision_model.encoder.layers.1.layer_norm1.weight, ", " and 12 more")
   end)
@@ -256,6 +279,43 @@ describe("models.load", function()
       "text_config.hidden_act is 'gelu_new': the activations known are")
   end)
 
+  it("asks DINOv2 and MAE for every field", function()
+    for _, name in ipairs { "mlp_ratio", "use_swiglu_ffn", "layer_norm_eps", "hidden_act", "layerscale_value" } do
+      fails(changed("dinov2", function(c) c[name] = nil end), "/config.json: lacks the field " .. name)
+    end
+    for _, name in ipairs { "layer_norm_eps", "hidden_act", "intermediate_size" } do
+      fails(changed("mae", function(c) c[name] = nil end), "/config.json: lacks the field " .. name)
+    end
+    fails(changed("dinov2", function(c) c.use_swiglu_ffn = "no" end), "use_swiglu_ffn must be true or false, got no")
+    fails(changed("mae", function(c) c.qkv_bias = false end), "qkv_bias = false is not supported, only true")
+  end)
+
+  it("refuses what open_clip can do and pg.models.clip cannot", function()
+    fails(changed("open_clip", function(c) c.model_cfg.vision_cfg.timm_model_name = "resnet50" end),
+      "/open_clip_config.json: model_cfg.vision_cfg.timm_model_name = resnet50 is not supported")
+    fails(changed("open_clip", function(c) c.model_cfg.text_cfg.pool_type = "last" end), "pool_type = last is not")
+    fails(changed("open_clip", function(c) c.model_cfg.custom_text = true end), "model_cfg.custom_text = true is not")
+    fails(changed("open_clip", function(c) c.model_cfg.vision_cfg.layers = { 1, 2 } end),
+      "model_cfg.vision_cfg.layers must be a whole number, got a list or an object")
+    fails(changed("open_clip", function(c) c.model_cfg.text_cfg.heads = nil end),
+      "/open_clip_config.json: lacks the field model_cfg.text_cfg.heads")
+    local model = pg.models.load(changed("open_clip", function(c)
+      c.model_cfg.quick_gelu, c.model_cfg.text_cfg.pool_type, c.model_cfg.custom_text = nil, "argmax", false
+    end))
+    assert.are.equal("gelu", model.config.vision.act)
+  end)
+
+  it("reads OpenAI's names from a file, by the configuration beside it", function()
+    local path = changed("open_clip", nil, function(t)
+      for _, name in ipairs { "input_resolution", "context_length", "vocab_size" } do t[name] = pg.zeros {} end
+    end)
+    assert.are.equal(16, pg.models.load(path .. "/open_clip_model.safetensors").width)
+    os.remove(path .. "/open_clip_config.json")
+    fails(path, "/open_clip_model.safetensors: needs open_clip_config.json, which is not in " .. path)
+    write(path .. "/config.json", "{}")
+    fails(path, "needs open_clip_config.json")
+  end)
+
   it("takes an early file's text_config_dict before text_config", function()
     local model = pg.models.load(changed("clip_gelu", function(c)
       c.text_config_dict = c.text_config
@@ -273,13 +333,13 @@ describe("models.load", function()
   end)
 
   it("says what a folder lacks", function()
-    fails(folder(), ": has no model.safetensors and no model.safetensors.index.json")
+    fails(folder(), ": has none of model.safetensors, model.safetensors.index.json, ")
     local path = folder()
     write(path .. "/config.json", "{")
     pg.safetensors.save(path .. "/model.safetensors", { a = pg.zeros(1) })
     fails(path, "/config.json: not a JSON object")
     os.remove(path .. "/config.json")
-    fails(path, "not a model that models.save wrote, and no config.json")
+    fails(path, "/model.safetensors: needs config.json, which is not in " .. path)
     fails(path .. "/absent", "cannot read " .. path .. "/absent")
   end)
 end)

@@ -1,8 +1,9 @@
--- checkpoint.lua - files of other libraries: configurations read field by field, and tensors between their names and ours.
+-- checkpoint.lua - files of other libraries: configurations read field by field, and tensors between their names and
+-- ours.
 --
--- A layout is a list of rows {our name, their name, ...}. Where there are several of theirs, ours is their rows one below
--- another (q, k and v). `shape` is given where theirs has other sizes than ours for the same numbers, `transposed` where
--- theirs is a matrix on its side. A * in the names of a row stands for weight and bias.
+-- A layout is a list of rows {our name, their name, ...}. Where there are several of theirs, ours is their rows one
+-- below another (q, k and v). `shape` is given where theirs has other sizes than ours for the same numbers,
+-- `transposed` where theirs is a matrix on its side. A * in the names of a row stands for weight and bias.
 
 local util = require "perigee.util"
 local pg = require "perigee"
@@ -46,12 +47,14 @@ function Fields:optional(name)
   return value
 end
 
+local function shown(value) return type(value) == "table" and "a list or an object" or tostring(value) end
+
 local function typed(kind, what)
   return function(self, name)
     local value = self:optional(name)
     util.check(value ~= nil, "%s: lacks the field %s%s", self.path, self.prefix, name)
-    util.check(type(value) == kind and (what ~= "a whole number" or value % 1 == 0), "%s: %s%s must be %s, got %s", self.path,
-      self.prefix, name, what, type(value) == "table" and "a list or an object" or tostring(value))
+    util.check(type(value) == kind and (what ~= "a whole number" or value % 1 == 0), "%s: %s%s must be %s, got %s",
+      self.path, self.prefix, name, what, shown(value))
     return value
   end
 end
@@ -66,12 +69,11 @@ function Fields:activation(name)
   return value
 end
 
---- Raises unless the field has this value, the only one that is built; or is absent, where `absent` allows that.
-function Fields:only(name, value, absent)
+--- Raises when the field is there and has another value than the only one that is built.
+function Fields:only(name, value)
   local given = self:optional(name)
-  util.check(given == value or (absent and given == nil), "%s: %s%s = %s is not supported, only %s", self.path, self.prefix,
-    name, given == nil and "(absent)" or type(given) == "table" and "(a list or an object)" or tostring(given),
-    tostring(value))
+  util.check(given == nil or given == value, "%s: %s%s = %s is not supported, only %s", self.path, self.prefix, name,
+    shown(given), tostring(value))
 end
 
 -- ---- names ----------------------------------------------------------------------------------------------------------
@@ -98,21 +100,28 @@ local function their_shape(row, t)
   return shape
 end
 
+--- A model's tensors by our names: its parameters, and what it keeps for its files alone.
+-- @param model  a module; .kept, {name = tensor} or nil
+-- @return {name = tensor}
+function checkpoint.state(model)
+  local state = model:state_dict()
+  for name, t in pairs(model.kept or {}) do state[name] = t end
+  return state
+end
+
 --- Tensors under the names of the files.
 -- @param layout   list of rows
--- @param tensors  {our name = tensor}: a state_dict, or gradients; a row whose tensor is absent is left out
+-- @param tensors  {our name = tensor}, as checkpoint.state gives
 -- @return {their name = tensor}
 function checkpoint.to_theirs(layout, tensors)
   local out = {}
   for _, row in ipairs(layout) do
     local t = tensors[row[1]]
-    if t then
-      local shape, count = their_shape(row, t), #row - 1
-      if row.transposed then t = t:t() end
-      for i = 1, count do
-        local part = count == 1 and t or t:narrow(1, (i - 1) * shape[1] + 1, shape[1])
-        out[row[i + 1]] = part:reshape(shape)
-      end
+    local shape, count = their_shape(row, t), #row - 1
+    if row.transposed then t = t:t() end
+    for i = 1, count do
+      local part = count == 1 and t or t:narrow(1, (i - 1) * shape[1] + 1, shape[1])
+      out[row[i + 1]] = part:reshape(shape)
     end
   end
   return out
@@ -127,15 +136,15 @@ local function listed(kind, names)
   return kind .. ": " .. text .. (#names > most and (" and %d more"):format(#names - most) or "")
 end
 
---- Puts a file's tensors into a module.
+--- Puts a file's tensors into a model.
 -- @param path     of the file, for messages
--- @param module   whose parameters have our names
+-- @param model    whose tensors have our names
 -- @param layout   list of rows
 -- @param tensors  {their name = tensor}; emptied on the way, so that memory holds each value once
 -- @param ignored  list of patterns of names that may be there and are not used
--- @raises one line that lists what is missing, extra and mis-shaped; the module is then unchanged
-function checkpoint.fill(path, module, layout, tensors, ignored)
-  local own, known, missing, extra, shapes = module:state_dict(), {}, {}, {}, {}
+-- @raises one line that lists what is missing, extra and mis-shaped; the model is then unchanged
+function checkpoint.fill(path, model, layout, tensors, ignored)
+  local own, known, missing, extra, shapes = checkpoint.state(model), {}, {}, {}, {}
   for _, row in ipairs(layout) do
     local shape = their_shape(row, own[row[1]])
     for i = 2, #row do
@@ -168,6 +177,7 @@ function checkpoint.fill(path, module, layout, tensors, ignored)
         target:narrow(1, first, part:size(1)):copy_(part)
         first = first + part:size(1)
       end
+      tensors[row[i]]:free()
       tensors[row[i]] = nil
     end
   end

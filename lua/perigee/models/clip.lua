@@ -55,7 +55,7 @@ end
 
 -- ---- images ---------------------------------------------------------------------------------------------------------
 
---- The image tower's feature and what stands between: docs of vit:forward_features. Depth 0 is after the first LayerNorm;
+--- The image tower's feature and what stands between, as vit:forward_features. Depth 0 is after the first LayerNorm;
 -- the feature is what encode_image gives.
 -- @param images, depths, options  as there
 -- @return (B, width) feature, and a list of token maps (B, tokens + 1, D)
@@ -79,8 +79,8 @@ local function check_ids(self, ids)
     and ids:size(2) <= o.context, "clip: takes texts as int32 ids (C, T), T at most %d, got %s", o.context,
     pg.is_tensor(ids) and ids:dtype() .. " (" .. table.concat(ids:shape(), ", ") .. ")" or type(ids))
   local least, most = ids:min():item(), ids:max():item()
-  util.check(least >= 0 and most < o.vocab, "clip: there is no token %d: they run from 0 to %d", least < 0 and least or most,
-    o.vocab - 1)
+  util.check(least >= 0 and most < o.vocab, "clip: there is no token %d: they run from 0 to %d",
+    least < 0 and least or most, o.vocab - 1)
 end
 
 --- Where each text ends: the place of its first end token, whose feature stands for the text. As transformers does, the

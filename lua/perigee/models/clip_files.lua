@@ -13,8 +13,8 @@ local files = { name = "clip", model_type = "clip", architectures = { "CLIPModel
 -- version being there; these are the defaults, the same in all its versions but for the end token, which in early ones
 -- was 2.
 local SHARED = { hidden_act = "quick_gelu", layer_norm_eps = 1e-5, num_hidden_layers = 12 }
-local VISION = { hidden_size = 768, intermediate_size = 3072, num_attention_heads = 12, image_size = 224, patch_size = 32,
-  num_channels = 3 }
+local VISION = { hidden_size = 768, intermediate_size = 3072, num_attention_heads = 12, image_size = 224,
+  patch_size = 32, num_channels = 3 }
 local TEXT = { hidden_size = 512, intermediate_size = 2048, num_attention_heads = 8, vocab_size = 49408,
   max_position_embeddings = 77, eos_token_id = 49407 }
 for _, defaults in ipairs { VISION, TEXT } do
@@ -54,7 +54,8 @@ end
 -- config.json of a model.
 function files.write(model)
   local o = model.config
-  local vision, text = tower_fields(o.vision, "clip_vision_model", o.embed), tower_fields(o.text, "clip_text_model", o.embed)
+  local vision = tower_fields(o.vision, "clip_vision_model", o.embed)
+  local text = tower_fields(o.text, "clip_text_model", o.embed)
   vision.image_size, vision.patch_size, vision.num_channels = o.vision.image, o.vision.patch, o.vision.channels
   text.vocab_size, text.max_position_embeddings, text.eos_token_id = o.text.vocab, o.text.context, o.text.eos
   return { architectures = { "CLIPModel" }, model_type = "clip", projection_dim = o.embed, vision_config = vision,

@@ -8,7 +8,7 @@ local transformer = {}
 
 -- ---- blocks ---------------------------------------------------------------------------------------------------------
 
--- The gated layer of DINOv2's giant (Shazeer, arXiv 2002.05202): fc2(silu(a) * b), where a and b are the halves of fc1(x).
+-- The gated layer of DINOv2's giant (Shazeer, arXiv 2002.05202): fc2(silu(a) * b), a and b the halves of fc1(x).
 local SwiGLU = nn.class "SwiGLU"
 function SwiGLU:init(width, hidden)
   self.hidden = hidden
@@ -20,8 +20,8 @@ function SwiGLU:forward(x)
   return self.fc2(both:narrow(-1, 1, self.hidden):silu() * both:narrow(-1, self.hidden + 1, self.hidden))
 end
 
--- x + scale1 * attention(norm1(x)), then the same with the MLP; the scales (LayerScale: Touvron et al., arXiv 2103.17239)
--- are DINOv2's alone.
+-- x + scale1 * attention(norm1(x)), then the same with the MLP; the scales (LayerScale: Touvron et al., arXiv
+-- 2103.17239) are DINOv2's alone.
 local Block = nn.class "Block"
 function Block:init(o)
   self.norm1 = nn.LayerNorm(o.width, { eps = o.eps })
@@ -86,18 +86,19 @@ end
 
 -- ---- configurations -------------------------------------------------------------------------------------------------
 
-local NOT_COUNTS = { act = true, eps = true, scale = true, swiglu = true, offset = true, eos = true }
+local NO_COUNTS = { act = true, eps = true, eos = true }
 
 --- Checks a tower's options: what counts something is a whole number, 1 or more; heads share the width evenly.
 -- @param where    the function, for messages
 -- @param options  table or nil
 -- @param defaults table, as util.options takes it
+-- @param free     {name = true} of further options that count nothing, or nil
 -- @return a new table
 -- @raises on an unknown option, and on a number that cannot be
-function transformer.options(where, options, defaults)
+function transformer.options(where, options, defaults, free)
   local o = util.options(where, options, defaults)
   for name, value in pairs(o) do
-    util.check(NOT_COUNTS[name] or (type(value) == "number" and value >= 1 and value % 1 == 0),
+    util.check(NO_COUNTS[name] or free and free[name] or (type(value) == "number" and value >= 1 and value % 1 == 0),
       "%s: %s must be a whole number, 1 or more, got %s", where, name, tostring(value))
   end
   util.check(o.width % o.heads == 0, "%s: %d heads do not divide a width of %d", where, o.heads, o.width)

@@ -1,5 +1,5 @@
--- vit.lua - the image tower, a pre-LN vision transformer (Dosovitskiy et al., arXiv 2010.11929): `pg.models.vit` is this
--- tower as it stands; CLIP, DINOv2 and MAE are made of it.
+-- vit.lua - the image tower, a pre-LN vision transformer (Dosovitskiy et al., arXiv 2010.11929): `pg.models.vit` is
+-- this tower as it stands; CLIP, DINOv2 and MAE are made of it.
 
 local util = require "perigee.util"
 local pg = require "perigee"
@@ -15,8 +15,8 @@ local ViT = nn.class "ViT"
 -- @param family  its name, for messages and for models.save
 -- @param o       its configuration: {image, patch, width, depth, heads, channels, act, eps}, kept as .config
 -- @param more    {hidden = of the MLPs; unbiased = the patches' projection has no bias, norm_pre = a LayerNorm stands
---   before the blocks, outputs = of a projection after the last LayerNorm, all three as in CLIP; scale, swiglu, resize =
---   images may have other sizes, as in DINOv2}
+--   before the blocks, outputs = of a projection after the last LayerNorm, all three as in CLIP; scale, swiglu,
+--   resize = images may have other sizes, as in DINOv2}
 -- @return a module with .family, .config, .width (of its feature) and .depth
 function vit.tower(family, o, more)
   local self, tokens = ViT.new(), (o.image / o.patch) ^ 2
@@ -28,17 +28,18 @@ function vit.tower(family, o, more)
   -- to find out where anything is.
   self.positions = pg.randn(1, tokens + 1, o.width) * 0.3
   if more.norm_pre then self.norm_pre = nn.LayerNorm(o.width, { eps = o.eps }) end
-  self.blocks = transformer.blocks { depth = o.depth, width = o.width, heads = o.heads, hidden = more.hidden, act = o.act,
-    eps = o.eps, scale = more.scale, swiglu = more.swiglu }
+  self.blocks = transformer.blocks { depth = o.depth, width = o.width, heads = o.heads, hidden = more.hidden,
+    act = o.act, eps = o.eps, scale = more.scale, swiglu = more.swiglu }
   self.norm = nn.LayerNorm(o.width, { eps = o.eps })
   if more.outputs then self.projection = nn.Linear(o.width, more.outputs, { bias = false, std = o.width ^ -0.5 }) end
   return self
 end
 
-local DEFAULTS = { image = 32, patch = 4, width = 128, depth = 6, heads = 4, mlp = 4, channels = 3, eps = 1e-6, act = "gelu" }
+local DEFAULTS = { image = 32, patch = 4, width = 128, depth = 6, heads = 4, mlp = 4, channels = 3, eps = 1e-6,
+  act = "gelu" }
 
---- A pre-LN vision transformer with a class token and learned positions (Dosovitskiy et al., arXiv 2010.11929). Positions
--- start with standard deviation 0.3, not 0.02: a model trained from nothing finds places much sooner.
+--- A pre-LN vision transformer with a class token and learned positions (Dosovitskiy et al., arXiv 2010.11929).
+-- Positions start with standard deviation 0.3, not 0.02: a model trained from nothing finds places much sooner.
 -- @param options {image = 32 (side), patch = 4, width = 128, depth = 6, heads = 4, mlp = 4 (ratio), channels = 3,
 --   eps = 1e-6, act = "gelu"}
 -- @return a module: images (B, C, side, side) float32 -> (B, width), the class token after the last LayerNorm; .config
@@ -51,8 +52,8 @@ end
 
 -- ---- positions at another image size --------------------------------------------------------------------------------
 
--- The weights (out, size) that resample one axis bicubically (Keys, IEEE ASSP 29(6), 1981, with a = -3/4): output i lies
--- at (i + 1/2) / scale - 1/2 among the inputs, counted from 0, and those beyond the border are the border's.
+-- The weights (out, size) that resample one axis bicubically (Keys, IEEE ASSP 29(6), 1981, with a = -3/4): output i
+-- lies at (i + 1/2) / scale - 1/2 among the inputs, counted from 0, and those beyond the border are the border's.
 local function bicubic(size, out, scale, dtype, device)
   local rows = {}
   for i = 1, out do
@@ -95,8 +96,8 @@ local function check_images(self, images)
       "%s: takes images (B, %d, H, W), H and W multiples of %d, got (%s)", self.family, o.channels, o.patch,
       table.concat(images:shape(), ", "))
   else
-    util.check(good and rows == o.image and columns == o.image, "%s: takes images (B, %d, %d, %d), got (%s)", self.family,
-      o.channels, o.image, o.image, table.concat(images:shape(), ", "))
+    util.check(good and rows == o.image and columns == o.image, "%s: takes images (B, %d, %d, %d), got (%s)",
+      self.family, o.channels, o.image, o.image, table.concat(images:shape(), ", "))
   end
   return rows / o.patch, columns / o.patch
 end
@@ -110,7 +111,8 @@ function ViT:embed(images)
   local b = images:size(1)
   local patches = images:reshape(b, o.channels, rows, o.patch, columns, o.patch):permute(1, 3, 5, 2, 4, 6)
     :reshape(b, rows * columns, o.channels * o.patch ^ 2)
-  local x = pg.cat({ self.class_token:expand(b, 1, o.width), self.patch(patches) }, 2) + positions_for(self, rows, columns)
+  local x = pg.cat({ self.class_token:expand(b, 1, o.width), self.patch(patches) }, 2)
+  x = x + positions_for(self, rows, columns)
   return self.norm_pre and self.norm_pre(x) or x
 end
 
