@@ -28,6 +28,24 @@ function models.head(width, classes, options)
 end
 function Head:forward(x) return self.linear(self.normalize and x:normalize() or x) end
 
+-- ---- weights of two models ------------------------------------------------------------------------------------------------
+
+--- Mixes the weights of a fine-tuned model with those that it started from, in place: (1 - share) other + share model, which
+-- is WiSE-FT (Wortsman et al., arXiv 2109.01903).
+-- @param model  a module; it gets the mix
+-- @param other  a module with the same parameters
+-- @param share  of the model in the mix, 0 to 1
+-- @raises when their parameters differ in number or shape, and on another share
+function models.mix(model, other, share)
+  util.check(type(share) == "number" and share >= 0 and share <= 1, "models.mix: share must be from 0 to 1, got %s",
+    tostring(share))
+  local mine, theirs = model:parameters(), other:parameters()
+  util.check(#mine == #theirs, "models.mix: %d parameters to mix with %d", #mine, #theirs)
+  pg.no_grad(function()
+    for i, t in ipairs(mine) do t:copy_(theirs[i] * (1 - share) + t * share) end
+  end)
+end
+
 -- ---- files of other libraries ---------------------------------------------------------------------------------------
 
 -- What a family knows of its files: {name = .family of its models, model_type and architectures of config.json,
