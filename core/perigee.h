@@ -171,6 +171,8 @@ int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *par
 
 int pg_file_write(const char *path, int32_t n, const void *const *parts, const int64_t *bytes); /* n pieces in a row */
 int pg_idx_load(const char *path, pg_tensor **out); /* IDX, plain or gzipped: uint8 */
+/* The array of that name of a MATLAB 5 file, in its own shape: uint8, or float64 where its class is double. */
+int pg_mat_load(const char *path, const char *name, pg_tensor **out);
 int pg_npy_load(const char *path, pg_tensor **out);
 int pg_npy_save(const char *path, pg_tensor *t);
 
@@ -203,7 +205,7 @@ int pg_npz_read(pg_npz *z, int64_t i, pg_tensor **out);
 void pg_npz_close(pg_npz *z);
 int pg_npz_save(const char *path, int32_t n, const char *const *names, pg_tensor *const *tensors);
 
-int pg_image_load(const char *path, pg_tensor **out); /* PNG: uint8 (H, W, 3), alpha composited on white */
+int pg_image_load(const char *path, pg_tensor **out); /* PNG or PPM: uint8 (H, W, 3), alpha composited on white */
 /* The whole picture, centred on (size, size, 3). */
 int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out);
 /* The same for n files on all threads: images uint8 (n, size, size, 3), and whole uint8 (n), 1 where one was read. */

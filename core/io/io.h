@@ -62,4 +62,8 @@ bool pg_png_quick(uint8_t *file, int64_t bytes, int64_t most_side, pg_tensor **o
 /* quick: by pg_png_quick where it takes the file; otherwise, and for the rest, by libpng. The bytes are the same. */
 int pg_png_load(const char *path, bool quick, pg_tensor **out);
 
+/* ---- ppm.c ------------------------------------------------------------------------------------------------------- */
+
+int pg_ppm_load(const char *path, pg_tensor **out); /* binary P6: uint8 (H, W, 3) */
+
 #endif

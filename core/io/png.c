@@ -121,7 +121,13 @@ static int load(reader *r, bool quick) {
   if (!r->file) return PG_ERR_FILE;
   int status = PG_OK;
   if (quick && load_quickly(r, bytes)) return fclose(r->file), PG_OK;
-  if (fread(signature, 1, 8, r->file) < 8 || png_sig_cmp(signature, 0, 8)) {
+  bool whole = fread(signature, 1, 8, r->file) == 8;
+  if (whole && signature[0] == 'P' && signature[1] == '6') {
+    fclose(r->file);
+    PG_TRY(pg_ppm_load(r->path, &r->picture));
+    return r->h = r->picture->shape[0], r->w = r->picture->shape[1], r->block = 1, PG_OK;
+  }
+  if (!whole || png_sig_cmp(signature, 0, 8)) {
     status = pg_fail(PG_ERR_FILE, "%s: not a PNG file", r->path);
   } else {
     rewind(r->file);

@@ -23,7 +23,7 @@ local function check_size(where, name, size)
     where, name, tostring(size))
 end
 
---- Reads a PNG of any kind: palette and grey are expanded, 16 bits rounded to 8, alpha composited on white.
+--- Reads a PNG of any kind, or a binary PPM (P6): palette and grey are expanded, 16 bits rounded to 8, alpha composited on white.
 -- @param path  file name
 -- @return uint8 (H, W, 3)
 -- @raises one line naming the file when it is missing, damaged, or more than 64 MB decoded (then use thumbnail)

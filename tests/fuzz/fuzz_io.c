@@ -11,6 +11,9 @@
  *   npz     a .npz archive, every array of it; wrong checksums pass, so that mutations get behind them
  *   values  a byte that tells the kind, one that tells where, and values of that kind; and floats to be rounded to half
  *           types: what comes out must be what plain arithmetic says
+ *   mat     a MATLAB file, asked for its array "y"
+ *   matz    the elements of one, packed into the compressed element of a whole file
+ *   ppm     a PPM file, as any picture and reduced
  *
  * libFuzzer drives it (run.sh); replay.c feeds it the committed corpus in `make test`. */
 #include "core.h"
@@ -85,6 +88,16 @@ static size_t png_of(const uint8_t *data, size_t bytes, uint8_t *out) {
   data += alpha, bytes -= alpha;
   at = chunk(at, "IDAT", pack(data, bytes, 15, at + 8, (size_t)(out + ROOM - at) - 32));
   return (size_t)(chunk(at, "IEND", 0) - out);
+}
+
+/* A MATLAB file of one compressed element, which holds the input. */
+static size_t mat_of(const uint8_t *data, size_t bytes, uint8_t *out) {
+  enum { HEAD = 128 };
+  memset(out, ' ', HEAD);
+  memcpy(out + 124, "\0\1IM", 4);
+  size_t packed = pack(data, bytes, 15, out + HEAD + 8, ROOM - HEAD - 8);
+  memcpy(out + HEAD, (uint32_t[2]){15, (uint32_t)packed}, 8);
+  return HEAD + 8 + packed;
 }
 
 /* ---- readers ---------------------------------------------------------------------------------------------------- */
@@ -162,6 +175,21 @@ static void read_values(int fd, const uint8_t *data, size_t bytes) {
     for (int32_t dtype = PG_FLOAT32; dtype <= PG_FLOAT64; dtype++) pack_values(dtype, half, data + 2, bytes - 2);
 }
 
+/* A PPM's own reader and the one for all pictures give the same bytes. */
+static void read_ppm(const char *path) {
+  pg_tensor *own = NULL, *any = NULL, *reduced = NULL;
+  int status = pg_ppm_load(path, &own);
+  check(status, own);
+  if (!status && (pg_image_load(path, &any) || !pg_same_shape(own, any) ||
+                  memcmp(pg_data(own), pg_data(any), (size_t)pg_numel(own))))
+    broken("a PPM is a picture like another");
+  status = pg_image_load_reduced(path, 16, &reduced);
+  check(status, reduced);
+  pg_release(own), pg_release(any), pg_release(reduced);
+}
+
+static int load_y(const char *path, pg_tensor **out) { return pg_mat_load(path, "y", out); }
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
   static int fd = -1;
   static char path[64];
@@ -179,6 +207,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     bytes = png_of(data, bytes, input);
   } else if (!strcmp(kind, "idxgz") && (bytes < 2 || data[0] != 0x1f || data[1] != 0x8b)) {
     bytes = pack(data, bytes, 31, input, sizeof input);
+  } else if (!strcmp(kind, "matz")) {
+    bytes = mat_of(data, bytes, input);
   } else {
     memcpy(input, data, bytes);
     if (png) tame(input, bytes);
@@ -187,8 +217,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
   if (png) return read_png(path, input, bytes), 0;
   if (!strcmp(kind, "npz")) return read_npz(path), 0;
   if (!strcmp(kind, "values")) return read_values(fd, input, bytes), 0;
+  if (!strcmp(kind, "ppm")) return read_ppm(path), 0;
   pg_tensor *t = NULL;
-  int status = (kind[0] == 'i' ? pg_idx_load : pg_npy_load)(path, &t);
+  int status = (kind[0] == 'i' ? pg_idx_load : kind[0] == 'm' ? load_y : pg_npy_load)(path, &t);
   check(status, t);
   pg_release(t);
   return 0;
