@@ -1,21 +1,19 @@
 -- data.lua - images with labels: the datasets that Debian packages bring, procedural scenes, splits, batches.
 --
 -- A dataset is a table {name, images = uint8 (N, S, S, 3), labels = int32 (N) 1-based, classes = {names}}; one of your own
--- needs no more than that. Order,
+-- needs no more than that. Where pictures are many or large, files = their N paths may stand in the place of images. Order,
 -- splits and batches come from generators of their own (data/random.lua): the global generator never moves.
 
-local ffi = require "ffi"
-local lib = require "perigee.ffi"
-local call = require "perigee.call"
 local util = require "perigee.util"
 local pg = require "perigee"
 local random = require "perigee.data.random"
 local concepts = require "perigee.data.concepts"
 local pictures = require "perigee.data.pictures"
+local sets = require "perigee.data.sets"
+local arrays = require "perigee.data.sets.arrays"
 
 local data = { concepts = concepts.new, concept_values = concepts.values, random = random.new,
   captions = require "perigee.data.captions" }
-local SIZE = 32
 
 local function positions(list) return pg.tensor(list, { dtype = "int32" }) end
 
@@ -25,28 +23,16 @@ local function whole(where, name, value, least)
 end
 
 local function check_dataset(where, dataset)
-  util.check(type(dataset) == "table" and pg.is_tensor(dataset.images) and pg.is_tensor(dataset.labels)
-    and type(dataset.classes) == "table", "%s: needs a dataset {images =, labels =, classes =}", where)
-  local images, labels = dataset.images:size(1), dataset.labels:numel()
+  util.check(type(dataset) == "table" and (pg.is_tensor(dataset.images) or type(dataset.files) == "table")
+    and pg.is_tensor(dataset.labels) and type(dataset.classes) == "table",
+    "%s: needs a dataset {images =, labels =, classes =}", where)
+  local images, labels = dataset.images and dataset.images:size(1) or #dataset.files, dataset.labels:numel()
   util.check(images == labels, "%s: dataset '%s' has %d images and %d labels", where, tostring(dataset.name), images,
     labels)
   return images
 end
 
 -- ---- datasets -----------------------------------------------------------------------------------------------------
-
-local function load_idx(path)
-  local file = io.open(path, "rb")
-  if not file then
-    util.fail(0, "fashion_mnist: %s is not there: install the Debian package dataset-fashion-mnist", path)
-  end
-  file:close()
-  local out = ffi.new "pg_tensor *[1]"
-  call.check(lib.pg_idx_load(path, out))
-  return call.own(out[0])
-end
-
-local FASHION = { "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot" }
 
 --- Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): 28x28 grey pictures of clothes, centred on 32x32, grey repeated as RGB.
 -- @param options {split = "train" (60,000) or "test" (10,000), path = folder with the four IDX files,
@@ -56,41 +42,17 @@ local FASHION = { "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "
 function data.fashion_mnist(options)
   options = util.options("fashion_mnist", options,
     { split = "train", path = "/usr/share/datasets/fashion-mnist", choose = util.none })
-  local prefix = util.check(({ train = "train", test = "t10k" })[options.split],
+  util.check(options.split == "train" or options.split == "test",
     "fashion_mnist: split must be 'train' or 'test', got %s", tostring(options.split))
-  local grey = load_idx(options.path .. "/" .. prefix .. "-images-idx3-ubyte.gz")
-  local bytes = load_idx(options.path .. "/" .. prefix .. "-labels-idx1-ubyte.gz")
-  util.check(grey:dim() == 3 and grey:size(2) <= SIZE and grey:size(3) <= SIZE and grey:size(1) == bytes:numel(),
-    "fashion_mnist: the images and labels in %s do not belong together", options.path)
-  local n, h, w = grey:size(1), grey:size(2), grey:size(3)
-  local every, class = {}, bytes:data()
-  for i = 1, n do
-    util.check(class[i - 1] < #FASHION, "fashion_mnist: label %d of picture %d is outside 0..9", class[i - 1], i)
-    every[i] = class[i - 1] + 1
-  end
-  local labels = pg.tensor(every, { dtype = "int32" })
-  if options.choose then
-    local index = positions(options.choose(every, FASHION))
-    grey, labels = grey:index(1, index), labels:index(1, index)
-    n = labels:numel()
-  end
-  local images = pg.zeros(n, SIZE, SIZE, 3, { dtype = "uint8" })
-  local from, to, top, left = grey:data(), images:data(), math.floor((SIZE - h) / 2), math.floor((SIZE - w) / 2)
-  for i = 0, n - 1 do
-    for y = 0, h - 1 do
-      local source, target = (i * h + y) * w, ((i * SIZE + y + top) * SIZE + left) * 3
-      for x = 0, w - 1 do
-        local value, at = from[source + x], target + 3 * x
-        to[at], to[at + 1], to[at + 2] = value, value, value
-      end
-    end
-  end
-  grey:free()
-  return { name = "fashion_mnist", images = images, labels = labels, classes = FASHION }
+  local set = arrays.idx("fashion_mnist", options.path, options.split, arrays.FASHION, { side = 32,
+    choose = options.choose, missing = ": install the Debian package dataset-fashion-mnist" })
+  set.name, set.labels = "fashion_mnist", positions(set.labels)
+  return set
 end
 
 data.openclipart, data.tuxpaint, data.folder = pictures.openclipart, pictures.tuxpaint, pictures.folder
 data.loader = require "perigee.data.loader"
+data.load, data.sets, data.ldifs_split = sets.load, sets.list, sets.ldifs_split
 
 -- ---- parts --------------------------------------------------------------------------------------------------------
 
@@ -108,7 +70,7 @@ function data.subset(dataset, index)
   util.check(pg.is_tensor(index), "subset: positions must be a list or an int32 tensor")
   local part = {}
   for key, value in pairs(dataset) do part[key] = value end
-  part.images, part.labels = dataset.images:index(1, index), dataset.labels:index(1, index)
+  part.images, part.labels = dataset.images and dataset.images:index(1, index), dataset.labels:index(1, index)
   for _, key in ipairs { "files", "captions", "specs" } do
     if dataset[key] then
       part[key] = {}
@@ -127,6 +89,7 @@ function data.merge(list)
   local images, labels, classes, same = {}, {}, {}, true
   for _, dataset in ipairs(list) do
     check_dataset("merge", dataset)
+    util.check(dataset.images, "merge: dataset '%s' has files and no images", tostring(dataset.name))
     same = same and table.concat(dataset.classes, "\0") == table.concat(list[1].classes, "\0")
   end
   for i, dataset in ipairs(list) do
@@ -268,6 +231,7 @@ end
 function data.batches(options)
   options = util.options("batches", options, { dataset = util.none, batch = 64, seed = 0, mean = 0.5, std = 0.25 })
   local n = check_dataset("batches", options.dataset)
+  util.check(options.dataset.images, "batches: the dataset has files and no images: pg.data.loader reads them")
   whole("batches", "batch", options.batch, 1)
   util.check(n >= options.batch, "batches: a batch of %d from a dataset of %d images", options.batch, n)
   random.new(options.seed)

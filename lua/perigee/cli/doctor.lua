@@ -3,7 +3,6 @@
 local args = require "perigee.cli.args"
 local host = require "perigee.host"
 local ffi = require "ffi"
-local lfs = require "lfs"
 
 local doctor = {
   command = {
@@ -21,20 +20,20 @@ local function first_line(command)
   return line
 end
 
--- {name, a folder or file that shows it is there, the Debian package that brings it}
-local DATA = {
-  { "fashion-mnist", { "/usr/share/datasets/fashion-mnist" }, "dataset-fashion-mnist" },
-  { "openclipart", { "/usr/share/openclipart/png", "/usr/share/openclipart" }, "openclipart-png" },
-  { "tuxpaint", { "/usr/share/tuxpaint/stamps" }, "tuxpaint-stamps-default" },
-}
-
-local function say_data()
-  for i, set in ipairs(DATA) do
-    local where
-    for _, path in ipairs(set[2]) do
-      if not where and lfs.attributes(path, "mode") == "directory" then where = path end
+-- What pg.data.load finds without being told where, then what it does not find.
+local function say_data(sets)
+  local head, absent = "data", {}
+  for _, set in ipairs(sets) do
+    if set.path or set.unread then
+      say(head, "%-14s %s", set.name, set.path or set.unread .. ": not read (pg.data.load says what to take instead)")
+      head = ""
+    else
+      absent[#absent + 1] = set
     end
-    say(i == 1 and "data" or "", "%-14s %s", set[1], where or "missing: apt-get install " .. set[3])
+  end
+  for _, set in ipairs(absent) do
+    say(head, "%-14s missing: %s", set.name, set.package and "apt-get install " .. set.package or set.download)
+    head = ""
   end
 end
 
@@ -52,7 +51,7 @@ function doctor.main(_, words)
   say("gpu", "%s", ffi.string(gpu ~= nil and gpu or lib.pg_last_error()))
   say("ops", "%d", #require("perigee.call").names)
   say("gnuplot", "%s", first_line "gnuplot --version" or "missing, so no charts: apt-get install gnuplot-nox")
-  say_data()
+  say_data(pg.data.sets())
   return 0
 end
 

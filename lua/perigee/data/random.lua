@@ -6,6 +6,7 @@ local lib = require "perigee.ffi"
 local util = require "perigee.util"
 
 local random, methods = {}, {}
+random.SPLIT = 20250524 -- the seed of every split that is fixed for its source
 local Words = ffi.typeof "uint32_t[?]"
 
 --- A generator.
