@@ -17,7 +17,7 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 4,         /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_ABI = 5,         /* raised whenever this slice changes; compared when the Lua package loads the library */
   PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
   PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
@@ -170,6 +170,8 @@ int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *par
 /* ---- files: every error names the file; writing is whole or not at all ------------------------------------------ */
 
 int pg_file_write(const char *path, int32_t n, const void *const *parts, const int64_t *bytes); /* n pieces in a row */
+/* All bytes of a file, gunzipped if need be: uint8. More than `most` are an error. */
+int pg_bytes_load(const char *path, int64_t most, pg_tensor **out);
 int pg_idx_load(const char *path, pg_tensor **out); /* IDX, plain or gzipped: uint8 */
 /* The array of that name of a MATLAB 5 file, in its own shape: uint8, or float64 where its class is double. */
 int pg_mat_load(const char *path, const char *name, pg_tensor **out);
@@ -211,6 +213,26 @@ int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out);
 /* The same for n files on all threads: images uint8 (n, size, size, 3), and whole uint8 (n), 1 where one was read. */
 int pg_images_load_reduced(const char *const *paths, int64_t n, int64_t size, pg_tensor **images, pg_tensor **whole);
 int pg_image_save(const char *path, pg_tensor *t); /* PNG: uint8 (H, W, 3) or (H, W) */
+/* ---- text: UTF-8, by the tables of libutf8proc ------------------------------------------------------------------ */
+
+enum {                      /* what pg_text_map makes of a text */
+       PG_TEXT_VALID,       /* itself; here and in the cases below, U+FFFD for bytes that are no UTF-8 */
+       PG_TEXT_LOWER,       /* lower case, character by character */
+       PG_TEXT_LOWER_FINAL, /* the same, and a sigma that ends a word is the final one */
+       PG_TEXT_UPPER,       /* upper case, where it is one character */
+       PG_TEXT_NFC,         /* composed; bytes that are no UTF-8 are an error */
+       PG_TEXT_NFKC,        /* the same of the compatible characters */
+       PG_TEXT_FORMS
+};
+
+enum { PG_TEXT_OTHER, PG_TEXT_LETTER, PG_TEXT_NUMBER, PG_TEXT_SPACE, PG_TEXT_FOLLOWS };
+
+/* Writes the form to `out`, at most `room` bytes, and its length. NFKC takes at most 11 times the text's bytes, the
+ * other forms 3 times. */
+int pg_text_map(const char *text, int64_t bytes, int32_t form, char *out, int64_t room, int64_t *length);
+/* The class of each character at its first byte (category L, N, White_Space), and PG_TEXT_FOLLOWS at its others. */
+void pg_text_classes(const char *text, int64_t bytes, uint8_t *out);
+int64_t pg_text_fault(const char *text, int64_t bytes); /* the first byte that is no UTF-8, from 0; -1: none */
 /* ---- procedural scenes ------------------------------------------------------------------------------------------ */
 
 enum { /* columns of a scene's spec; each value is 0-based, a count of 0 is one shape */

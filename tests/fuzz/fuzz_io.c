@@ -14,6 +14,8 @@
  *   mat     a MATLAB file, asked for its array "y"
  *   matz    the elements of one, packed into the compressed element of a whole file
  *   ppm     a PPM file, as any picture and reduced
+ *   bytes   any file, packed into a gzip stream unless it is one already
+ *   text    no file: a text, through every function of Unicode
  *
  * libFuzzer drives it (run.sh); replay.c feeds it the committed corpus in `make test`. */
 #include "core.h"
@@ -22,7 +24,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-enum { MOST_PIXELS = 1 << 14, MOST_INPUT = 1 << 13, ROOM = 1 << 15 };
+enum { MOST_PIXELS = 1 << 14, MOST_INPUT = 1 << 13, ROOM = 1 << 15, MOST_TEXT = 192 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
@@ -175,21 +177,10 @@ static void read_values(int fd, const uint8_t *data, size_t bytes) {
     for (int32_t dtype = PG_FLOAT32; dtype <= PG_FLOAT64; dtype++) pack_values(dtype, half, data + 2, bytes - 2);
 }
 
-/* A PPM's own reader and the one for all pictures give the same bytes. */
-static void read_ppm(const char *path) {
-  pg_tensor *own = NULL, *any = NULL, *reduced = NULL;
-  int status = pg_ppm_load(path, &own);
-  check(status, own);
-  if (!status && (pg_image_load(path, &any) || !pg_same_shape(own, any) ||
-                  memcmp(pg_data(own), pg_data(any), (size_t)pg_numel(own))))
-    broken("a PPM is a picture like another");
-  status = pg_image_load_reduced(path, 16, &reduced);
-  check(status, reduced);
-  pg_release(own), pg_release(any), pg_release(reduced);
-}
-
-static int load_y(const char *path, pg_tensor **out) { return pg_mat_load(path, "y", out); }
-
+int status = kind[0] == 'b'   ? pg_bytes_load(path, MOST_INPUT, &t)
+             : kind[0] == 'i' ? pg_idx_load(path, &t)
+             : kind[0] == 'm' ? load_y(path, &t)
+                              : pg_npy_load(path, &t);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
   static int fd = -1;
   static char path[64];
@@ -202,10 +193,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
   }
   if (!kind || fd < 0) return fprintf(stderr, "FUZZ_READER must name a reader\n"), exit(1), 0;
   if (bytes > MOST_INPUT) return 0;
+  if (!strcmp(kind, "text")) return read_text(data, bytes), 0;
   bool pixels = !strcmp(kind, "pixels"), png = pixels || !strcmp(kind, "png");
   if (pixels) {
     bytes = png_of(data, bytes, input);
-  } else if (!strcmp(kind, "idxgz") && (bytes < 2 || data[0] != 0x1f || data[1] != 0x8b)) {
+  } else if ((!strcmp(kind, "idxgz") || !strcmp(kind, "bytes")) && (bytes < 2 || data[0] != 0x1f || data[1] != 0x8b)) {
     bytes = pack(data, bytes, 31, input, sizeof input);
   } else if (!strcmp(kind, "matz")) {
     bytes = mat_of(data, bytes, input);
@@ -219,7 +211,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
   if (!strcmp(kind, "values")) return read_values(fd, input, bytes), 0;
   if (!strcmp(kind, "ppm")) return read_ppm(path), 0;
   pg_tensor *t = NULL;
-  int status = (kind[0] == 'i' ? pg_idx_load : kind[0] == 'm' ? load_y : pg_npy_load)(path, &t);
+  int status = kind[0] == 'b'   ? pg_bytes_load(path, MOST_INPUT, &t)
+               : kind[0] == 'i' ? pg_idx_load(path, &t)
+               : kind[0] == 'm' ? load_y(path, &t)
+                                : pg_npy_load(path, &t);
   check(status, t);
   pg_release(t);
   return 0;

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# run.sh READER RUNS - fuzzes one reader (png, pixels, idx, idxgz, npy, npz, values, mat, matz or ppm) with libFuzzer
+# run.sh READER RUNS - fuzzes one reader (png, pixels, idx, idxgz, npy, npz, values, mat, matz, ppm, bytes or text) with libFuzzer
 # under AddressSanitizer and UndefinedBehaviorSanitizer. New inputs go to build/fuzz/READER, what crashes to
 # build/fuzz/READER-crash-...; nothing in the repository is written.
 # run.sh READER minimise - then writes the smallest corpus of the same coverage to tests/fuzz/corpus/READER.
 set -eu
-reader=${1:?png, pixels, idx, idxgz, npy, npz, values, mat, matz or ppm} runs=${2:-1000000}
+reader=${1:?png, pixels, idx, idxgz, npy, npz, values, mat, matz, ppm, bytes or text} runs=${2:-1000000}
 cd "$(dirname "$0")/../.."
 work=build/fuzz/$reader
 mkdir -p "$work"
 program=build/fuzz/fuzz_io
 blas=$(ls -d /usr/lib/*/openblas-openmp 2>/dev/null | head -n 1)
-newest=$(ls -t tests/fuzz/fuzz_io.c core/*.[ch] core/io/*.[ch] core/ops/*.c "$program" 2>/dev/null | head -n 1)
+newest=$(ls -t tests/fuzz/fuzz_io.c core/*.[ch] core/io/*.[ch] core/ops/*.c core/text/*.c "$program" 2>/dev/null | head -n 1)
 if [ "$newest" != "$program" ]; then
   nice -n 19 "${CLANG:-clang-14}" -std=gnu11 -O1 -g -fsanitize=fuzzer,address,undefined \
     -fno-sanitize-recover=undefined -DPG_SANITIZE -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION \
     -D_GNU_SOURCE -DPERIGEE_VERSION='"fuzz"' -Wno-everything -Icore ${blas:+-I${blas/lib/include}} \
-    -o "$program" tests/fuzz/fuzz_io.c core/*.c core/io/*.c core/ops/*.c \
+    -o "$program" tests/fuzz/fuzz_io.c core/*.c core/io/*.c core/ops/*.c core/text/*.c \
     ${blas:+-L$blas -Wl,-rpath,$blas} -lopenblas -lpng16 -lturbojpeg -lz -ldeflate -lutf8proc -lm -l:libgomp.so.1
 fi
 export FUZZ_READER=$reader OMP_NUM_THREADS=1
