@@ -39,6 +39,7 @@ local MODULES = {
   { "pg.npy", "npy", { npy = "pg.npy" } },
   { "pg.npz", "npz", { npz = "pg.npz" } },
   { "pg.safetensors", "safetensors", { safetensors = "pg.safetensors" } },
+  { "pg.tokenizer", "tokenizer", { tokenizer = "pg.tokenizer", Tokenizer = "tokenizer" } },
   { "pg.fda", "fda", { fda = "pg.fda" } },
   { "pg.fda: proxies", "fda/proxies", { fda = "pg.fda", Generator = "generator" } },
   { "pg.fda: batches", "fda/sampler", { fda = "pg.fda" } },

@@ -5,20 +5,12 @@
 --   LUA_PATH="lua/?.lua;lua/?/init.lua;tests/?.lua;;" luajit -e 'require("fuzz.safetensors")(1000000, 1)'
 --   LUA_PATH="lua/?.lua;lua/?/init.lua;tests/?.lua;;" luajit -e 'require("fuzz.safetensors")(1000000, 1, true)'
 
-local bit = require "bit"
 local pg = require "perigee"
+local fuzz = require "fuzz.mutate"
+
+local generator, mutate = fuzz.generator, fuzz.mutate
 
 local ALPHABET = '{}[]":,0123456789.-eE\\u nulltruefalse__metadata__F32F64I32U8F16BF16I64data_offsetsshapedtype\0\1\127\128\255'
-
-local function generator(seed) -- xorshift32 (Marsaglia 2003); below(n) is within 1..n
-  local state = bit.tobit(seed * 2654435769 + 1)
-  return function(n)
-    state = bit.bxor(state, bit.lshift(state, 13))
-    state = bit.bxor(state, bit.rshift(state, 17))
-    state = bit.bxor(state, bit.lshift(state, 5))
-    return (state % 4294967296) % n + 1
-  end
-end
 
 local function length_of(n) return string.char(n % 256, math.floor(n / 256)) .. ("\0"):rep(6) end
 
@@ -39,29 +31,6 @@ local function valid()
   add("bf", "BF16", "1", 2)
   add("i", "I64", "1", 8)
   return "{" .. table.concat(parts, ",") .. "}", ("\0"):rep(at)
-end
-
-local function mutate(text, below)
-  local at = below(#text + 1)
-  local kind = below(8)
-  if kind <= 3 then -- another byte of JSON
-    local pick = below(#ALPHABET)
-    return text:sub(1, at - 1) .. ALPHABET:sub(pick, pick) .. text:sub(at + 1)
-  elseif kind == 4 then -- a bit
-    local byte = text:byte(at) or 0
-    return text:sub(1, at - 1) .. string.char(bit.bxor(byte, 2 ^ (below(8) - 1))) .. text:sub(at + 1)
-  elseif kind == 5 then -- some bytes less
-    return text:sub(1, at - 1) .. text:sub(at + below(12))
-  elseif kind == 6 then -- some bytes twice
-    return text:sub(1, at) .. text:sub(math.max(1, at - below(60)), at) .. text:sub(at + 1)
-  elseif kind == 7 then -- some bytes of JSON more
-    local pick = below(#ALPHABET)
-    return text:sub(1, at - 1) .. ALPHABET:sub(pick, pick + below(4)) .. text:sub(at)
-  end
-  return (text:gsub("%d+", function(digits) -- another number
-    local others = { "0", "-1", "1e400", "9007199254740993", "18446744073709551615", digits .. "0" }
-    if below(30) == 1 then return others[below(#others)] end
-  end))
 end
 
 local function check(ok, tensors, path)
@@ -88,10 +57,10 @@ local function headers(path, below)
   local header, data = valid()
   return function()
     local text, rest = header, data
-    for _ = 1, below(3) - 1 do text = mutate(text, below) end
-    if below(8) == 1 then rest = mutate(rest, below) end
+    for _ = 1, below(3) - 1 do text = mutate(text, below, ALPHABET) end
+    if below(8) == 1 then rest = mutate(rest, below, ALPHABET) end
     local bytes = length_of(below(8) == 1 and #header or #text) .. text .. rest
-    if below(16) == 1 then bytes = mutate(bytes, below) end
+    if below(16) == 1 then bytes = mutate(bytes, below, ALPHABET) end
     write(path, bytes)
     return pcall(pg.safetensors.load, path)
   end
@@ -105,7 +74,7 @@ local function indices(path, below)
     :format(one, one, two)
   return function()
     local text = index
-    for _ = 1, below(3) - 1 do text = mutate(text, below) end
+    for _ = 1, below(3) - 1 do text = mutate(text, below, ALPHABET) end
     write(path, text)
     return pcall(pg.safetensors.load_sharded, path)
   end

@@ -173,7 +173,9 @@ describe("the reference of the Lua interface", function()
       end
     end
     for _, name in ipairs { "nn", "optim", "models", "data", "fda", "regularize", "metrics", "plot", "image", "npy",
-      "npz", "safetensors", "run", "recipe", "snapshot", "progress", "forgetting" } do look("pg." .. name .. ".", pg[name]) end
+      "npz", "safetensors", "tokenizer", "run", "recipe", "snapshot", "progress", "forgetting" } do
+      look("pg." .. name .. ".", pg[name])
+    end
     local own = {}
     for name, value in pairs(pg) do own[name] = type(value) == "function" and value or nil end
     look("pg.", own)
