@@ -1,6 +1,6 @@
--- tokenizer.lua - captions to token ids, as CLIP's text encoder reads them: cleaning, pieces, byte pairs (docs/method.md
--- 6.4). Vocabularies of OpenAI and open_clip (one gzipped list of merges) and of transformers (a folder) are read, and a
--- small one is trained from captions. Ids are those of the files, from 0.
+-- tokenizer.lua - captions to token ids, as CLIP's text encoder reads them: cleaning, pieces, byte pairs
+-- (docs/method.md 6.4). Vocabularies of OpenAI and open_clip (one gzipped list of merges) and of transformers (a
+-- folder) are read, and a small one is trained from captions. Ids are those of the files, from 0.
 
 local lfs = require "lfs"
 local json = require "cjson.safe"
@@ -45,8 +45,8 @@ local function add_pieces(self, ids, text, specials)
   end)
 end
 
--- Calls between(text) and token(id) in order for what lies between added tokens and for these; of tokens that begin at one
--- place the longest counts.
+-- Calls between(text) and token(id) in order for what lies between added tokens and for these; of tokens that begin at
+-- one place the longest counts.
 local function around(text, added, between, token)
   local at = 1
   while #added > 0 do
@@ -63,8 +63,8 @@ local function around(text, added, between, token)
   between(text:sub(at))
 end
 
---- The ids of one caption, from the start token to the end token. Bytes that are no UTF-8 count as U+FFFD, as with Python's
--- errors="replace".
+--- The ids of one caption, from the start token to the end token. Bytes that are no UTF-8 count as U+FFFD, as with
+-- Python's errors="replace".
 -- @param text  string
 -- @return a list of ids, from 0 as in the file
 -- @raises when text is no string
@@ -89,8 +89,8 @@ end
 -- @param options  {context = tokens a caption may have (default: the model's, 77 for CLIP),
 --   truncate = false; true cuts a longer caption and puts the end token last}
 -- @return int32 (N, context), ids from 0 as in the file
--- @raises when a caption is too long, with its place, its beginning and its length, unless truncate is set; on an option that
---   is none
+-- @raises when a caption is too long, with its place, its beginning and its length, unless truncate is set; on an
+--   option that is none
 function Tokenizer:batch(texts, options)
   options = util.options("batch", options, { context = self.context, truncate = false })
   local context = options.context
@@ -102,11 +102,13 @@ function Tokenizer:batch(texts, options)
     call.describe(options.truncate))
   local rows = {}
   for i = 1, #texts do
-    if type(texts[i]) ~= "string" then util.fail(0, "batch: text %d must be a string, got %s", i, call.describe(texts[i])) end
+    if type(texts[i]) ~= "string" then
+      util.fail(0, "batch: text %d must be a string, got %s", i, call.describe(texts[i]))
+    end
     rows[i] = self:encode(texts[i])
     if #rows[i] > context and not options.truncate then
-      util.fail(0, "batch: text %d, '%s', has %d tokens with start and end, the context %d: shorten it or set truncate", i,
-        shown(texts[i]), #rows[i], context)
+      util.fail(0, "batch: text %d, '%s', has %d tokens with start and end, the context %d: shorten it or set truncate",
+        i, shown(texts[i]), #rows[i], context)
     end
   end
   local out = tensor.empty({ #texts, context }, { dtype = "int32" })
@@ -220,8 +222,8 @@ local function read_merges(path, most)
   for line in text:gmatch "([^\n]*)\n" do
     number = number + 1
     if number == 1 then
-      util.check(line:find("#version", 1, true), "%s: line 1 must hold '#version', got '%s': not a list of merges", path,
-        shown(line))
+      util.check(line:find("#version", 1, true), "%s: line 1 must hold '#version', got '%s': not a list of merges",
+        path, shown(line))
     else
       local left, right = line:match "^(%S+)%s+(%S+)%s*$"
       if not left then util.fail(0, "%s: line %d must be two symbols, got '%s'", path, number, shown(line)) end
@@ -232,8 +234,8 @@ local function read_merges(path, most)
   return merges
 end
 
--- OpenAI's and open_clip's list: the vocabulary is the alphabet, the same at the end of a word, what each line makes, and
--- the two special tokens.
+-- OpenAI's and open_clip's list: the vocabulary is the alphabet, the same at the end of a word, what each line makes,
+-- and the two special tokens.
 local function load_list(path, options)
   local bos, eos = options.bos or "<start_of_text>", options.eos or "<end_of_text>"
   util.check(bos ~= eos, "tokenizer.load: bos and eos must differ, both are '%s'", bos)
@@ -247,8 +249,8 @@ local function load_list(path, options)
   add(eos)
   local added = { { text = bos, id = size - 2, cleaned = true }, { text = eos, id = size - 1, cleaned = true } }
   return assemble({ cleaning = "openai", tokens = tokens, size = size, merges = merges, added = added, bos = size - 2,
-    eos = size - 1, pad = 0, context = CONTEXT, pattern = { bos, eos, [bos] = true, [eos] = true, first = bos:byte() } },
-    path, path)
+    eos = size - 1, pad = 0, context = CONTEXT,
+    pattern = { bos, eos, [bos] = true, [eos] = true } }, path, path)
 end
 
 local function exists(path) return lfs.attributes(path, "mode") ~= nil end
@@ -268,7 +270,8 @@ local function read_vocabulary(path)
   return tokens, size
 end
 
--- A special token of a configuration: a string, or a map with its content and whether it is looked for in the cleaned text.
+-- A special token of a configuration: a string, or a map with its content and whether it is looked for in the cleaned
+-- text.
 local function special_token(path, field, value, cleaned)
   if value == nil or value == json.null then return nil end
   if type(value) == "string" then value = { content = value } end
@@ -281,8 +284,9 @@ end
 
 local NAMES = { "bos_token", "eos_token", "unk_token", "pad_token" }
 
--- The special tokens by the rules of transformers: tokenizer_config.json, which special_tokens_map.json goes before unless
--- the former lists all added tokens; CLIP's where neither names one. Returns name -> token, the list of all, the context.
+-- The special tokens by the rules of transformers: tokenizer_config.json, which special_tokens_map.json goes before
+-- unless the former lists all added tokens; CLIP's where neither names one. Returns name -> token, the list of all,
+-- the context.
 local function read_specials(folder, tokens, size)
   local config_path, map_path = folder .. "/tokenizer_config.json", folder .. "/special_tokens_map.json"
   local config = exists(config_path) and read_json(config_path) or {}
@@ -296,10 +300,10 @@ local function read_specials(folder, tokens, size)
     local field = "added_tokens_decoder " .. shown(id)
     local token = special_token(config_path, field, value, true)
     id = tonumber(id)
-    util.check(token and id and id % 1 == 0 and id >= 0 and id < 2 ^ 31, "%s: %s must be an id and its token", config_path,
-      field)
-    util.check(tokens[id] == nil or tokens[id] == token.text, "%s: %s is '%s', but vocab.json has '%s' there", config_path,
-      field, shown(token.text), shown(tokens[id]))
+    util.check(token and id and id % 1 == 0 and id >= 0 and id < 2 ^ 31, "%s: %s must be an id and its token",
+      config_path, field)
+    util.check(tokens[id] == nil or tokens[id] == token.text, "%s: %s is '%s', but vocab.json has '%s' there",
+      config_path, field, shown(token.text), shown(tokens[id]))
     token.id = id
     keep(token)
   end
@@ -321,7 +325,8 @@ local function read_specials(folder, tokens, size)
   for id = 0, size - 1 do ids[tokens[id]] = id end
   for _, token in ipairs(all) do
     if token.id and tokens[token.id] == nil then
-      util.check(token.id == size, "%s: added_tokens_decoder %d: id %d is missing before it", config_path, token.id, size)
+      util.check(token.id == size, "%s: added_tokens_decoder %d: id %d is missing before it", config_path, token.id,
+        size)
       tokens[size], ids[token.text], size = token.text, size, size + 1
     end
     token.id = ids[token.text]
@@ -344,8 +349,8 @@ local function load_folder(folder)
     local known = {}
     for id = 0, whole - 1 do known[tokens[id]] = id end
     for token, id in pairs(read_json(folder .. "/added_tokens.json")) do
-      util.check(known[token] == id, "%s/added_tokens.json: '%s' must stand in vocab.json or in tokenizer_config.json's "
-        .. "added_tokens_decoder with id %s", folder, shown(token), shown(id))
+      util.check(known[token] == id, "%s/added_tokens.json: '%s' must stand in vocab.json or in "
+        .. "tokenizer_config.json's added_tokens_decoder with id %s", folder, shown(token), shown(id))
     end
   end
   local merges = read_merges(folder .. "/merges.txt", math.huge)
@@ -354,16 +359,18 @@ local function load_folder(folder)
     folder .. "/merges.txt")
 end
 
---- Reads a tokenizer. A folder is one of transformers' CLIPTokenizer: vocab.json and merges.txt, with special tokens and
--- length from tokenizer_config.json and special_tokens_map.json where they are, and is used as CLIPTokenizerFast does. A file
--- is the list of merges of OpenAI and open_clip (bpe_simple_vocab_16e6.txt.gz, or the same unpacked), and is used as
--- open_clip's SimpleTokenizer does.
+--- Reads a tokenizer. A folder is one of transformers' CLIPTokenizer: vocab.json and merges.txt, with special tokens
+-- and length from tokenizer_config.json and special_tokens_map.json where they are, and is used as CLIPTokenizerFast
+-- does. A file is the list of merges of OpenAI and open_clip (bpe_simple_vocab_16e6.txt.gz, or the same unpacked), and
+-- is used as open_clip's SimpleTokenizer does.
 -- @param path     folder or file
--- @param options  for a list of merges: {bos = "<start_of_text>", eos = "<end_of_text>"}, the special tokens as a caption
---   would write them: open_clip's; OpenAI's CLIP has "<|startoftext|>" and "<|endoftext|>". The ids are the same.
--- @return a tokenizer: methods encode, batch, decode, save; fields size, bos, eos, pad (ids), context, cleaning ("openai" or
---   "hf")
--- @raises one line that names the file and the token or line: the file is missing, truncated, not UTF-8, or of another model
+-- @param options  for a list of merges: {bos = "<start_of_text>", eos = "<end_of_text>"}, the special tokens as a
+--   caption would write them: open_clip's; OpenAI's CLIP has "<|startoftext|>" and "<|endoftext|>". The ids are the
+--   same.
+-- @return a tokenizer: methods encode, batch, decode, save; fields size, bos, eos, pad (ids), context, cleaning
+--   ("openai" or "hf")
+-- @raises one line that names the file and the token or line: the file is missing, truncated, not UTF-8, or of another
+--   model
 function tokenizer.load(path, options)
   util.check(type(path) == "string", "tokenizer.load: path must be a string, got %s", call.describe(path))
   options = util.options("tokenizer.load", options, { bos = util.none, eos = util.none })
@@ -380,16 +387,17 @@ end
 
 -- ---- training and saving --------------------------------------------------------------------------------------------
 
---- Trains a vocabulary from captions: starting from bytes, the pair of symbols that stands next to each other most often
--- inside a piece becomes a symbol, again and again (Sennrich et al., 2016); of pairs with one count, the one whose symbols
--- came first. Pieces and cleaning are those of CLIPTokenizerFast, which reads what save writes.
+--- Trains a vocabulary from captions: starting from bytes, the pair of symbols that stands next to each other most
+-- often inside a piece becomes a symbol, again and again (Sennrich et al., 2016); of pairs with one count, the one
+-- whose symbols came first. Pieces and cleaning are those of CLIPTokenizerFast, which reads what save writes.
 -- @param texts    list of strings
--- @param options  {size = number of tokens, 514 or more with the special ones, min_count = 2: the least count of a pair that
---   becomes a symbol, special = list of more special tokens, context = 77}
+-- @param options  {size = number of tokens, 514 or more with the special ones, min_count = 2: the least count of a
+--   pair that becomes a symbol, special = list of more special tokens, context = 77}
 -- @return a tokenizer; its size is less than asked for when the captions have no more such pairs
 -- @raises on texts or options that cannot be
 function tokenizer.train(texts, options)
-  options = util.options("tokenizer.train", options, { size = util.none, min_count = 2, special = {}, context = CONTEXT })
+  options = util.options("tokenizer.train", options,
+    { size = util.none, min_count = 2, special = {}, context = CONTEXT })
   util.check(type(texts) == "table" and #texts > 0, "tokenizer.train: texts must be a list of strings, got %s",
     type(texts) == "table" and "an empty list" or call.describe(texts))
   local function whole(name, least, most)
@@ -434,9 +442,9 @@ function tokenizer.train(texts, options)
     eos = size - 1, pad = size - 1, context = options.context }, "the trained vocabulary", "its merges")
 end
 
---- Writes vocab.json, merges.txt and tokenizer_config.json, which tokenizer.load and transformers' CLIPTokenizerFast read.
--- Both clean a caption in transformers' way, also where the tokenizer was read from OpenAI's list, which then pads with the
--- end token as CLIP's folders do: a padding token "!" would be special wherever a caption has one.
+--- Writes vocab.json, merges.txt and tokenizer_config.json, which tokenizer.load and transformers' CLIPTokenizerFast
+-- read. Both clean a caption in transformers' way, also where the tokenizer was read from OpenAI's list, which then
+-- pads with the end token as CLIP's folders do: a padding token "!" would be special wherever a caption has one.
 -- @param folder  made when it is not there; files of these names are replaced
 -- @raises one line naming the file and the system's reason
 function Tokenizer:save(folder)
@@ -463,8 +471,8 @@ function Tokenizer:save(folder)
   end
   local pad = self.cleaning == "openai" and self.eos or self.pad
   local config = { '"tokenizer_class": "CLIPTokenizer"', '"errors": "replace"',
-    ('"model_max_length": %d'):format(self.context), '"bos_token": ' .. token(self.bos), '"eos_token": ' .. token(self.eos),
-    '"unk_token": ' .. token(self.eos), '"pad_token": ' .. token(pad) }
+    ('"model_max_length": %d'):format(self.context), '"bos_token": ' .. token(self.bos),
+    '"eos_token": ' .. token(self.eos), '"unk_token": ' .. token(self.eos), '"pad_token": ' .. token(pad) }
   local more = {}
   for _, added in ipairs(self.added) do
     if added.id ~= self.bos and added.id ~= self.eos and added.id ~= pad then more[#more + 1] = token(added.id) end

@@ -1,5 +1,5 @@
--- tokenizer.lua - mutates the files of a small tokenizer and reads them, and encodes random bytes with what was read: ids
--- from start to end, or an error of one line that names a file. Files are read by Lua, out of libFuzzer's sight.
+-- tokenizer.lua - mutates the files of a small tokenizer and reads them, and encodes random bytes with what was read:
+-- ids from start to end, or an error of one line that names a file. Files are read by Lua, out of libFuzzer's sight.
 --   LUA_PATH="lua/?.lua;lua/?/init.lua;tests/?.lua;;" luajit -e 'print(require("fuzz.tokenizer")(200000, 800000, 1))'
 
 local lfs = require "lfs"
@@ -8,8 +8,9 @@ local fuzz = require "fuzz.mutate"
 
 local ALPHABET = '{}[]":,0123456789.-eE\\u nulltruefalse\n\r </w>&#;\'aeinrst\195\132\196\160\0\127\128\255'
 local NAMES = { "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json" }
-local WORDS = { "&amp;", "&#x", "&#39;", "\27[0m", "<|endoftext|>", "<start_of_text>", "it's", "\226\128\153", "\206\163",
-  "\204\129", "\205\133", "\196\176", "\240\159\152\128", "\239\187\191", "\r\n", "\194\133", "\227\128\128", "&EACUTE;" }
+local WORDS = { "&amp;", "&#x", "&#39;", "\27[0m", "<|endoftext|>", "<start_of_text>", "it's", "\226\128\153",
+  "\206\163", "\204\129", "\205\133", "\196\176", "\240\159\152\128", "\239\187\191", "\r\n", "\194\133", "\227\128\128",
+  "&EACUTE;" }
 
 local function write(path, text)
   os.remove(path) -- ext4 waits for the disk when a file that was cut to nothing is closed
@@ -59,11 +60,12 @@ return function(loads, encodes, seed)
   os.remove(folder)
   assert(lfs.mkdir(folder))
   local list, valid = folder .. "/list.txt", {}
-  pg.tokenizer.train({ "the cat and the hat, it's in the rain", "inner and outer" }, { size = 530, special = { "<|x|>" } })
-    :save(folder)
+  local captions = { "the cat and the hat, it's in the rain", "inner and outer" }
+  pg.tokenizer.train(captions, { size = 530, special = { "<|x|>" } }):save(folder)
   for _, name in ipairs { NAMES[1], NAMES[2], NAMES[3] } do valid[name] = read(folder .. "/" .. name) end
   valid[NAMES[4]] = '{"pad_token": "!", "eos_token": {"content": "<|endoftext|>", "normalized": true}}'
-  -- Most of the vocabulary is the alphabet, where a change is always the same fault: half of the changes go to what follows.
+  -- Most of the vocabulary is the alphabet, where a change is always the same fault: half of the changes go to what
+  -- follows.
   local front, back = valid[NAMES[1]]:match '^(.*)(\n"[^"]*": 511.*)$'
 
   local function load(name)

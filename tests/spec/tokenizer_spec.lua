@@ -1,5 +1,6 @@
--- tokenizer_spec.lua - captions to ids, held against open_clip's and transformers' tokenizers; the Unicode and HTML below
--- them, against Python; training; and what damaged or foreign files say. tests/fixtures/make_tokens.py made the expected.
+-- tokenizer_spec.lua - captions to ids, held against open_clip's and transformers' tokenizers; the Unicode and HTML
+-- below them, against Python; training; and what damaged or foreign files say. tests/fixtures/make_tokens.py made the
+-- expected.
 
 local ffi = require "ffi"
 local json = require "cjson"
@@ -136,7 +137,8 @@ describe("tokenizer", function()
       assert.are.equal(2513, ours:encode("a <END_OF_TEXT>")[3])
       assert.are.equal(2513, theirs:encode("a <|EndOfText|>")[3])
       assert.are_not.equal(2513, theirs:encode("a <end_of_text>")[3])
-      -- "!" is the padding token of this folder, and transformers finds it anywhere; the start token only as it is written.
+      -- "!" is the padding token of this folder, and transformers finds it anywhere; the start token only as it is
+      -- written.
       local padded = tokenizer.load(TOKENS .. "padded")
       assert.are.equal(0, padded.pad)
       assert.are.same({ padded.bos, 0, 0, padded.eos, padded.bos, padded.eos },

@@ -38,8 +38,8 @@ end
 
 local CONTRACTIONS = { "^'[st]", "^'re", "^'ve", "^'m", "^'ll", "^'d" }
 
--- What a pattern that ignores case makes of two characters: the long s, whose capital is S, is an s; the iota below a Greek
--- vowel, a mark whose capital is a letter, is neither in \p{L} nor outside of it, and no piece has it.
+-- What a pattern that ignores case makes of two characters: the long s, whose capital is S, is an s; the iota below a
+-- Greek vowel, a mark whose capital is a letter, is neither in \p{L} nor outside of it, and no piece has it.
 local LONG_S, IOTA_BELOW = "\197\191", "\205\133"
 
 -- Where the special token that begins at `at` ends, ignoring case; or nil.
@@ -66,8 +66,8 @@ local function contraction_at(text, at, long_s)
   return long_s and text:sub(at + 1, at + 2) == LONG_S and at + 2 or nil
 end
 
---- Cuts a cleaned text into pieces: special tokens where the pattern knows them, the endings 's 't 're 've 'm 'll 'd, runs
--- of letters (general category L), single numbers (N), runs of what is neither and no white space.
+--- Cuts a cleaned text into pieces: special tokens where the pattern knows them, the endings 's 't 're 've 'm 'll 'd,
+-- runs of letters (general category L), single numbers (N), runs of what is neither and no white space.
 -- @param text      UTF-8, in lower case
 -- @param specials  list of tokens of the pattern, or nil: then case is not ignored either
 -- @param take      function(piece), called for each in order
@@ -77,7 +77,7 @@ function bpe.pieces(text, specials, take)
   while at < n do
     local class, last = classes[at], nil
     if class == unicode.OTHER then
-      if specials and text:byte(at + 1) == specials.first then last = special_at(text, at + 1, specials) end
+      last = specials and special_at(text, at + 1, specials)
       if text:byte(at + 1) == 39 then last = last or contraction_at(text, at + 1, specials ~= nil) end
     end
     local from = at

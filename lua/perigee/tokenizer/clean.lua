@@ -1,12 +1,12 @@
--- clean.lua - what becomes of a caption before it is cut into pieces (docs/method.md 6.4). There are two ways, and a model
--- needs the one that it was trained with:
+-- clean.lua - what becomes of a caption before it is cut into pieces (docs/method.md 6.4). There are two ways, and a
+-- model needs the one that it was trained with:
 --
 --   openai    OpenAI's and open_clip's: text repaired as ftfy.fix_text does, HTML references decoded twice, white space
 --             collapsed, lower case with Python's final sigma
 --   hf        that of transformers' CLIPTokenizerFast: normal form C, white space collapsed, lower case by character
 --
--- Of ftfy this is everything but the guess at text that was decoded with a wrong code page ("cafÃ©"): such text stays as it
--- is. That guess is a table of some forty rules over twelve classes of characters and ten code pages.
+-- Of ftfy this is everything but the guess at text that was decoded with a wrong code page ("cafÃ©"): such text stays
+-- as it is. That guess is a table of some forty rules over twelve classes of characters and ten code pages.
 
 local unicode = require "perigee.tokenizer.unicode"
 
@@ -53,8 +53,8 @@ local function decode(hash, word, semicolon)
   end
 end
 
---- Decodes HTML's named and numeric character references once, as Python's html.unescape does: a name without its semicolon
--- counts where browsers take it, and the longest that the word begins with.
+--- Decodes HTML's named and numeric character references once, as Python's html.unescape does: a name without its
+-- semicolon counts where browsers take it, and the longest that the word begins with.
 -- @param text  UTF-8
 -- @return UTF-8
 function clean.unescape(text)
@@ -62,12 +62,13 @@ function clean.unescape(text)
   return (text:gsub("&(#?)(%w*)(;?)", decode))
 end
 
--- Text that was put into capitals took its references along: &EACUTE; is a capital É. Only of names in small letters, and
--- where the capitals are no reference of their own.
+-- Text that was put into capitals took its references along: &EACUTE; is a capital É. Only of names in small letters,
+-- and where the capitals are no reference of their own.
 local shouted
 local function in_capitals(name)
   if not shouted then
-    shouted = { FFILIG = "FFI", FFLIG = "FF", FFLLIG = "FFL", FILIG = "FI", FLLIG = "FL", NAPOS = "\202\188N", SZLIG = "SS" }
+    shouted = { FFILIG = "FFI", FFLIG = "FF", FFLLIG = "FFL", FILIG = "FI", FLLIG = "FL", NAPOS = "\202\188N",
+      SZLIG = "SS" }
     for small, value in pairs(named) do
       local capital = "&" .. small:upper() .. ";"
       if small == small:lower() and not shouted[small:upper()] and clean.unescape(capital) == capital then
@@ -93,10 +94,10 @@ local PLAIN = {} -- characters -> what they are a variant of, by everyone's read
 do
   for point, value in pairs(WINDOWS) do PLAIN[unicode.char(point)] = value end
   -- Latin letters that stand for two or three.
-  for ligature, letters in pairs { [0x132] = "IJ", [0x133] = "ij", [0x149] = "\202\188n", [0x1F1] = "DZ", [0x1F2] = "Dz",
-    [0x1F3] = "dz", [0x1C4] = "D\197\189", [0x1C5] = "D\197\190", [0x1C6] = "d\197\190", [0x1C7] = "LJ", [0x1C8] = "Lj",
-    [0x1C9] = "lj", [0x1CA] = "NJ", [0x1CB] = "Nj", [0x1CC] = "nj", [0xFB00] = "ff", [0xFB01] = "fi", [0xFB02] = "fl",
-    [0xFB03] = "ffi", [0xFB04] = "ffl", [0xFB05] = "\197\191t", [0xFB06] = "st" } do
+  for ligature, letters in pairs { [0x132] = "IJ", [0x133] = "ij", [0x149] = "\202\188n", [0x1C4] = "D\197\189",
+    [0x1C5] = "D\197\190", [0x1C6] = "d\197\190", [0x1C7] = "LJ", [0x1C8] = "Lj", [0x1C9] = "lj", [0x1CA] = "NJ",
+    [0x1CB] = "Nj", [0x1CC] = "nj", [0x1F1] = "DZ", [0x1F2] = "Dz", [0x1F3] = "dz", [0xFB00] = "ff", [0xFB01] = "fi",
+    [0xFB02] = "fl", [0xFB03] = "ffi", [0xFB04] = "ffl", [0xFB05] = "\197\191t", [0xFB06] = "st" } do
     PLAIN[unicode.char(ligature)] = letters
   end
   -- Wide and narrow forms, and the wide space.

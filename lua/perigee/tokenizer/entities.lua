@@ -1,4 +1,4 @@
--- entities.lua - the named character references of HTML5 (https://html.spec.whatwg.org/multipage/named-characters.html):
+-- entities.lua - the named character references of HTML5 (html.spec.whatwg.org, "Named character references"):
 -- each name with its code points in hexadecimal; an asterisk: also without a semicolon. Made by
 -- tests/fixtures/make_entities.py, not edited by hand.
 

@@ -39,7 +39,8 @@ function unicode.nfkc(text)
   return text:find "[\128-\255]" and map(text, lib.PG_TEXT_NFKC, 11) or text
 end
 
---- Lower case. @param final  true: a sigma that ends a word is the final one, as in Python; false: character by character
+--- Lower case.
+-- @param final  true: a sigma that ends a word is the final one, as in Python; false: character by character
 function unicode.lower(text, final)
   if not text:find "[\128-\255]" then return text:lower() end
   return map(text, final and lib.PG_TEXT_LOWER_FINAL or lib.PG_TEXT_LOWER, 3)
