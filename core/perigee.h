@@ -167,6 +167,12 @@ int32_t pg_op_has_kernel(int32_t op, int32_t device, int32_t dtype, int32_t back
 /* Validate, infer shapes, dispatch, record. in: n_in handles, NULL where an optional one is absent, a list flattened at
  * the end. params: one a declared parameter, in order. out: receives the op's visible outputs. */
 int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *params, pg_tensor **out);
+/* ---- decompositions: float64 on the CPU, without gradients ------------------------------------------------------ */
+
+/* A symmetric (N, N), whose lower half is read: rising eigenvalues (N), and the eigenvectors as rows (N, N). */
+int pg_eigh(pg_tensor *x, pg_tensor **values, pg_tensor **vectors);
+/* (count, count): the nuclear norm of F_i F_j^T for all pairs of matrices (rows_i, D), on all threads. */
+int pg_nuclear_norms(pg_tensor *const *factors, int32_t count, pg_tensor **out);
 /* ---- files: every error names the file; writing is whole or not at all ------------------------------------------ */
 
 int pg_file_write(const char *path, int32_t n, const void *const *parts, const int64_t *bytes); /* n pieces in a row */
