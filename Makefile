@@ -205,7 +205,7 @@ lint: ## clang-format and luacheck
 format: ## clang-format in place
 	clang-format -i core/*.[ch] core/*/*.[ch] core/*/*.cu tests/simt/*.cu tests/simt/*/*.cu
 
-docs: all ## regenerate the references of ops and of the Lua interface
+docs: cpu ## regenerate the references of ops and of the Lua interface
 	$(BUILD)/perigee run docs/generate_ops.lua --out $(BUILD)/docs-run/ops --quiet
 	$(BUILD)/perigee run docs/generate_api.lua --out $(BUILD)/docs-run/api --quiet
 

@@ -19,8 +19,8 @@ local repl = {
 
 -- ---- completion -----------------------------------------------------------------------------------------------------
 
-local MODULES = { "nn", "optim", "models", "data", "image", "npy", "npz", "safetensors", "fda", "regularize", "metrics", "run",
-  "recipe", "plot" } -- they load when first used, so that `pg` may not hold them yet
+local MODULES = { "nn", "optim", "models", "data", "image", "npy", "npz", "safetensors", "fda", "regularize", "metrics",
+  "linalg", "run", "recipe", "plot" } -- they load when first used, so that `pg` may not hold them yet
 
 -- Every name that may follow `object` and a dot or a colon.
 local function names_of(object, pg)
