@@ -1,12 +1,12 @@
 -- otdd.lua - the distance between two sets of 2,000 points, 10 classes each, at width 512, whole: distances of classes
 -- too. At most 3 s. And what most of it stands on: 100 iterations of Sinkhorn in the log domain on 2,000 x 2,000.
 --
---   build/perigee run tests/bench/otdd.lua [TIMES]         the best of so many (default 5)
---   python3 tests/bench/otdd_pot.py                        the same by POT and SciPy, and by PyTorch
+--   LUA_PATH='lua/?.lua;lua/?/init.lua;;' OMP_NUM_THREADS=2 luajit tests/bench/otdd.lua [TIMES]     best of TIMES (5)
+--   OMP_NUM_THREADS=2 python3 tests/bench/otdd_pot.py [TIMES]     the same by NumPy and POT, and by PyTorch
 
 local pg = require "perigee"
 pg.seed(1)
-local N, D, CLASSES, TIMES = 2000, 512, 10, tonumber((...)) or 5
+local N, D, CLASSES, TIMES = 2000, 512, 10, tonumber(arg and arg[1]) or 5
 
 -- Features of length one around ten means, as an encoder gives them; `shift` moves the means.
 local function set(means, shift)
