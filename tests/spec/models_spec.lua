@@ -325,6 +325,15 @@ describe("models.load", function()
     assert.are.equal(24, model.config.text.width)
   end)
 
+  it("reads shards by their index", function()
+    local path = changed("mae")
+    local tensors = pg.safetensors.load(path .. "/model.safetensors")
+    os.remove(path .. "/model.safetensors")
+    pg.safetensors.save_sharded(path, tensors, { largest = 3e4 })
+    local whole, images = pg.models.load(FIXTURES .. "mae"), pg.randn(1, 3, 16, 16)
+    assert.are.equal(0, (whole(images) - pg.models.load(path)(images)):abs():max():item())
+  end)
+
   it("names an architecture that is not known, and those that are", function()
     fails(changed("clip_gelu", function(c) c.architectures = { "BertModel" } end),
       "/config.json: the architecture 'BertModel' is not known; known are CLIPModel")
