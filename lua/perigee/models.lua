@@ -1,6 +1,7 @@
 -- models.lua - vision models, their files, and the head. A family is a file of models/; each has forward_features,
 -- .width and .depth, so that heads, probes and regularisers need not know which it is.
 
+local lib = require "perigee.ffi"
 local util = require "perigee.util"
 local pg = require "perigee"
 local lfs = require "lfs"
@@ -88,6 +89,7 @@ local function build(file, folder, tensors)
   local model = family.new(family.read(checkpoint.fields(path, config)))
   if family.prefix then tensors = without_prefix(tensors, family.prefix) end
   checkpoint.fill(file, model, family.layout(model), tensors, family.ignored)
+  lib.pg_memory_trim(lib.PG_CPU) -- the file's tensors were as large as the model
   return model
 end
 

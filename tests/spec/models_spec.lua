@@ -146,6 +146,23 @@ describe("prompts", function()
   end)
 end)
 
+describe("CLIP in the place of a vit", function()
+  it("gives its image feature, and every regulariser takes it", function()
+    local pretrained = pg.models.load(FIXTURES .. "clip_gelu"):requires_grad_(false)
+    local images, labels = pg.randn(8, 3, 16, 16), pg.tensor({ 1, 2, 3, 1, 2, 3, 1, 2 }, { dtype = "int32" })
+    assert.are.equal(0, (pretrained(images) - pretrained:encode_image(images)):abs():max():item())
+    for name, options in pairs { l2sp = {}, ldifs = {}, fda = { k = 3 }, proxy_fda = { k = 3, batch = 8 } } do
+      local model = pg.models.load(FIXTURES .. "clip_gelu")
+      local regularizer = pg.regularize.new(name, pretrained, options)
+      local features, tokens = model:forward_features(images, regularizer.depths)
+      local loss = pg.cross_entropy(pg.models.head(model.width, 3)(features), labels)
+        + regularizer.loss { model = model, images = images, features = features, tokens = tokens }
+      loss:backward()
+      assert.is_truthy(model.visual.class_token.grad, name)
+    end
+  end)
+end)
+
 describe("DINOv2", function()
   it("takes images of any size that patches tile, and no others", function()
     local model = pg.models.load(FIXTURES .. "dinov2")

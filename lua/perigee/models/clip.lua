@@ -142,12 +142,14 @@ function Clip:encode_text(ids, options)
   return self:encode_embedded(tokens, eos, options)
 end
 
---- How well each text fits each image: exp(logit_scale) cos(image, text).
+--- What clip(images, ids) and clip(images) call: how well each text fits each image, exp(logit_scale) cos(image, text);
+-- or, without texts, what encode_image gives, so that CLIP can stand where a vit stood.
 -- @param images  (B, C, side, side) float
--- @param ids     int32 (C, T), from 0
--- @return (B, C) logits
+-- @param ids     int32 (C, T), from 0; or nil
+-- @return (B, C) logits, or (B, width) features
 -- @raises as encode_image and encode_text
 function Clip:forward(images, ids)
+  if ids == nil then return self:encode_image(images) end
   local image, text = self:encode_image(images):normalize(), self:encode_text(ids):normalize()
   return image:matmul(text:t()) * self.logit_scale:exp()
 end

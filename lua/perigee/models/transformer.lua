@@ -77,7 +77,8 @@ function transformer.walk(where, blocks, x, depths, options)
   for depth = 0, last do
     if depth > 0 then
       if prompts then x = prompted(where, prompts, depth, x) end
-      x = blocks[depth](x)
+      local before = x -- a block's own tensors are let go of at once, but for what backward needs: a sixth of a step
+      x = pg.scope(function() return blocks[depth](before) end)
     end
     for _, at in ipairs(wanted[depth] or {}) do maps[at] = x end
   end
