@@ -1,18 +1,18 @@
--- end_to_end.lua - fine-tunes the small pre-trained vision transformer on one task, and measures on all the others how
--- much it forgot: A_LP, the linear-probe accuracy of the task itself, and Delta_LP, the change of everyone else's.
+-- end_to_end.lua - fine-tunes a small pre-trained model on one task, and measures on all the others how much it forgot:
+-- A_LP, the linear-probe accuracy of the task itself, and Delta_LP, the change of everyone else's. With task=all, on each
+-- task in turn: the whole table of the benchmark.
 
 local pg = require "perigee"
 
-local METHODS = { "naive", "linear_probe", "lp_ft", "l2sp", "ldifs", "fda", "proxy_fda" } -- regularisers from l2sp on
-local names = {}
-for i, task in ipairs(pg.data.tasks()) do names[i] = task.name end
+local REGULARIZERS = { "l2sp", "ldifs", "fda", "proxy_fda" }
 
 local options = {
-  { "method", "naive,proxy_fda", help = "comma-separated: " .. table.concat(METHODS, ", ") },
-  { "weight", "own", help = "of the regulariser: comma-separated, one run a weight; own is each method's default" },
-  { "task", "fashion_mnist", choices = names, help = "what to fine-tune on" },
-  { "head", "auto", choices = { "auto", "probe", "random" },
-    help = "where the head starts: a linear probe or random; auto is random for naive, else probe" },
+  { "method", "naive,proxy_fda", help = "comma-separated, with a weight where one is wanted (fda:10): "
+    .. table.concat(pg.benchmark.methods(), ", ") .. ", " .. table.concat(REGULARIZERS, ", ") },
+  { "weight", "own", help = "of methods that name none: comma-separated, one run a weight; own is each method's default" },
+  { "task", "fashion_mnist", help = "what to fine-tune on: comma-separated, or all" },
+  { "head", "auto", choices = { "auto", "probe", "random", "text" },
+    help = "where the head starts: auto is random for naive, text for wise_ft, else a linear probe" },
   { "steps", 300, min = 1, help = "optimiser steps a method" },
   { "lr", 1e-3, min = 0, max = 1, help = "peak learning rate of AdamW" },
   { "weight_decay", 0.1, min = 0, help = "decoupled weight decay" },
@@ -23,96 +23,55 @@ local options = {
   { "test", 1000, min = 50, help = "test images of a task; other tasks of few images are cross-validated instead" },
   { "probes", "all", help = "tasks to probe beside the fine-tuned one: all, or some, comma-separated" },
   { "probe_steps", 300, min = 1, help = "steps of a linear probe" },
+  { "drift", 0, min = 0, help = "images a task that are also compared by OTDD with what they were; 0 is none" },
   { "checkpoint", 50, min = 1, help = "steps between checkpoints" },
-  { "model", "vit_small.safetensors", help = "the pre-trained model, beside this file" },
+  { "model", "clip_small", help = "the pre-trained model, beside this file" },
 }
-for _, option in ipairs(pg.regularize.recipe_options({ unpack(METHODS, 4) }, { weight = true, batch = true, dim = true })) do
+for _, option in ipairs(pg.regularize.recipe_options(REGULARIZERS, { weight = true, batch = true, dim = true })) do
   options[#options + 1] = option
 end
 local opt = pg.recipe { name = "end_to_end", options = options,
   help = "Fine-tune on one task with one or several methods; probe every other task before and after." }
 local run = pg.run.open(opt)
-local model_file = (debug.getinfo(1, "S").source:match "^@(.*/)" or "") .. opt.model
 
-local plan = {} -- {method, weight or nil}, in the order of the table
-for method in opt.method:gmatch "[^,%s]+" do
-  local at
-  for i, name in ipairs(METHODS) do at = name == method and i or at end
-  pg.util.check(at, "method: there is no '%s' (did you mean '%s'?)", method, tostring(pg.util.nearest(method, METHODS)))
-  for weight in (at > 3 and opt.weight or "own"):gmatch "[^,%s]+" do
-    pg.util.check(weight == "own" or tonumber(weight), "weight: '%s' is not a number", weight)
-    plan[#plan + 1] = { method = method, weight = tonumber(weight), regularizer = at > 3 and method or "naive" }
-  end
-end
+-- ---- the model, what to do with it, the tasks ---------------------------------------------------------------------------
 
--- ---- data: every task once; the probes ---------------------------------------------------------------------------------
-
-if opt.probes ~= "all" then
-  local known, chosen = names, { [opt.task] = true }
-  names = { opt.task }
-  for name in opt.probes:gmatch "[^,%s]+" do
-    local nearest, distance = pg.util.nearest(name, known)
-    pg.util.check(distance == 0, "probes: there is no task '%s' (did you mean '%s'?)", name, nearest)
-    if not chosen[name] then names[#names + 1], chosen[name] = name, true end
-  end
-  pg.util.check(#names > 1, "probes: name at least one task beside %s", opt.task)
-end
-local tasks = {}
-for _, name in ipairs(names) do
-  tasks[name] = pg.data.task(name, { train = name == opt.task and opt.train or opt.probe, test = opt.test, seed = opt.seed,
-    device = opt.device })
-end
-tasks[opt.task].folds = nil -- its own test part alone: other folds hold images that the encoder is about to train on
-local train = tasks[opt.task].train
-
-local function load_model() return (pg.models.load(model_file)):to(opt.device) end
+local folder = (debug.getinfo(1, "S").source:match "^@(.*/)" or "") .. opt.model
+local function load_model() return pg.models.load(folder):to(opt.device) end
 
 local function encoder(model)
-  return function(images) return model(pg.data.to_float(images)) end
+  return function(images) return (model:forward_features(pg.data.to_float(images))) end
 end
 
-local function probe_all(model)
-  local accuracy, bar = {}, run:progress("probing", #names)
-  for i, name in ipairs(names) do
-    accuracy[name] = pg.metrics.probe_task(encoder(model), tasks[name],
-      { steps = opt.probe_steps, lrs = { 0.01, 0.1, 1 }, seed = opt.seed })
-    bar:step(i)
-  end
-  bar:done()
-  return accuracy
-end
+local tuned = pg.benchmark.tasks(opt.task)
+local plan = pg.benchmark.plan(tuned, opt.method, opt.weight, REGULARIZERS)
+local pretrained = load_model():requires_grad_(false)
+local tokenizer = pretrained.text and pg.tokenizer.load(folder)
+local seen = encoder(pretrained.visual or pretrained) -- what a picture was, before
+local bench = pg.benchmark.new { tasks = pg.benchmark.join(tuned, pg.benchmark.tasks(opt.probes)), encode = seen,
+  train = opt.train, probe = opt.probe, test = opt.test, steps = opt.probe_steps, drift = opt.drift, seed = opt.seed,
+  device = opt.device, run = run }
 
--- Each anchor's five nearest among test images of a task that was not trained on.
-local shown = (tasks[opt.task == "openclipart" and "fashion_mnist" or "openclipart"] or tasks[names[2]]).test.images
-shown = shown:narrow(1, 1, math.min(200, shown:size(1))):contiguous()
-local function neighbours(model)
-  local f = pg.no_grad(function() return encoder(model)(shown) end)
-  local _, index = pg.knn(f, f, { k = 5, exclude_self = true })
-  return index:narrow(1, 1, 6):totable()
-end
-
--- ---- one method -----------------------------------------------------------------------------------------------------------
+-- ---- one method on one task -----------------------------------------------------------------------------------------------
 
 local rows, curves, saved = {}, {}, run:restore() -- what is finished: the table's rows, and the task losses for the picture
 if saved then rows, curves = saved.state.rows, saved.state.curves end
 
 local function fine_tune(row)
   pg.seed(opt.seed)
-  local pretrained, model = load_model():requires_grad_(false), load_model()
-  local before = pg.metrics.encode(encoder(pretrained), train.images)
-  local head = pg.models.head(model.width, #train.classes):to(opt.device)
-  if opt.head == "probe" or opt.head == "auto" and row.method ~= "naive" then
-    local _, probe = pg.metrics.linear_probe(before, train.labels, before, train.labels,
-      { steps = opt.probe_steps, lrs = { 0.1 } })
-    head = probe.head
-  end
+  local clip = load_model()
+  local model, train = clip.visual or clip, bench:train(row.task) -- the image tower alone
+  local before = pg.metrics.encode(seen, train.images)
+  local head = pg.heads.new(opt.head == "auto" and row.head or opt.head, { width = pretrained.width,
+    classes = train.classes, features = before, labels = train.labels, steps = opt.probe_steps, clip = clip.text and clip,
+    tokenizer = tokenizer, prompt = train.prompt })
   local sampler = pg.fda.HardClassSampler { labels = train.labels, features = before, classes = opt.classes,
     per_class = opt.per_class }
   local batch = sampler.classes * sampler.per_class
   local settings = pg.regularize.pick(row.regularizer, opt)
-  settings.weight = row.weight
-  if row.method == "proxy_fda" then settings.batch = batch end
-  local regularizer = pg.regularize.new(row.regularizer, pretrained, settings)
+  if row.regularizer ~= "naive" then settings.weight = row.weight end
+  if row.regularizer == "proxy_fda" then settings.batch = batch end
+  local regularizer = pg.regularize.new(row.regularizer, pretrained.visual or pretrained, settings)
   if regularizer.generator then run:say("%s: %s", row.method, tostring(regularizer.generator)) end
   local parameters = model:parameters()
   for _, t in ipairs(head:parameters()) do parameters[#parameters + 1] = t end
@@ -133,7 +92,7 @@ local function fine_tune(row)
     local images, labels = pg.data.to_float(train.images:index(1, positions)), train.labels:index(1, positions)
     adamw:zero_grad()
     local features, tokens = model:forward_features(images, regularizer.depths)
-    local task_loss = pg.cross_entropy(head(features), labels)
+    local task_loss = head:loss(features, labels)
     local kept = regularizer.loss { model = model, images = images, features = features, tokens = tokens,
       before = not regularizer.depths and before:index(1, positions) or nil }
     local loss = kept and task_loss + kept or task_loss
@@ -143,7 +102,7 @@ local function fine_tune(row)
     adamw:step()
     regularizer.step()
     curve.x[#curve.x + 1], curve.y[#curve.y + 1] = step, task_loss:item()
-    run:log { step = step, method = row.method, weight = regularizer.settings.weight, loss = loss:item(),
+    run:log { step = step, task = row.task, method = row.method, weight = regularizer.settings.weight, loss = loss:item(),
       task_loss = task_loss:item(), kept = kept and kept:item(), lr = adamw.lr,
       images_per_s = batch * (step - first + 1) / (pg.now() - began) }
     bar:step(step)
@@ -156,25 +115,20 @@ local function fine_tune(row)
   end
   bar:done()
   curves[#curves + 1] = curve
-  row.weight, row.seconds = regularizer.settings.weight, seconds + pg.now() - began
-  row.l2_drift = pg.metrics.l2_drift(before, pg.metrics.encode(encoder(model), train.images))
+  if row.mix then pg.models.mix(model, pretrained.visual or pretrained, row.weight) end -- WiSE-FT
+  row.weight, row.seconds = row.weight or regularizer.settings.weight, seconds + pg.now() - began
   return model
 end
 
 -- ---- the table ---------------------------------------------------------------------------------------------------------------
 
-local pretrained = load_model()
-local before = probe_all(pretrained)
 for i = #rows + 1, #plan do
   local row = plan[i]
-  local probed = row.method == "linear_probe"
-  local model = probed and pretrained or fine_tune(row)
-  local after = probed and before or probe_all(model)
-  row.seconds, row.a_lp = row.seconds or 0, after[opt.task]
-  row.delta_lp, row.tasks = pg.metrics.delta_lp(before, after, opt.task)
-  row.neighbours = neighbours(model)
+  local encode = row.still and seen or encoder(fine_tune(row))
+  row.seconds = row.seconds or 0
+  for name, value in pairs(bench:measure(encode, row.task)) do row[name] = value end
+  row.neighbours = pg.forgetting.neighbours(encode, bench, row.task)
   rows[i] = row
 end
 
-pg.forgetting.report(run, { task = opt.task, names = names, before = before, rows = rows, curves = curves,
-  shown = shown:to "cpu", neighbours = neighbours(pretrained) })
+pg.forgetting.report(run, { tasks = tuned, bench = bench, rows = rows, curves = curves })

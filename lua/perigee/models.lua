@@ -105,12 +105,13 @@ end
 --   is none, that gets config.json and model.safetensors, which transformers reads too
 -- @param model  from pg.models
 -- @param card   a table of facts about it, or nil
+-- @param options  as pg.safetensors.save takes it: {dtype = "bfloat16"} halves the file; or nil
 -- @raises one line with the path and the system's reason
-function models.save(path, model, card)
+function models.save(path, model, card, options)
   local notes = { card = card and json.encode(card) or nil }
   if model.family == "vit" then
     notes.family, notes.config = "vit", json.encode(model.config)
-    return pg.safetensors.save(file_of(path), model:state_dict(), notes)
+    return pg.safetensors.save(file_of(path), model:state_dict(), notes, options)
   end
   for _, family in ipairs(TRANSFORMERS) do
     if family.name == model.family then
@@ -119,7 +120,7 @@ function models.save(path, model, card)
       notes.format = "pt" -- transformers insists
       util.write_file(path .. "/config.json", pg.run.encode(family.write(model), "") .. "\n")
       return pg.safetensors.save(path .. "/model.safetensors",
-        checkpoint.to_theirs(family.layout(model), checkpoint.state(model)), notes)
+        checkpoint.to_theirs(family.layout(model), checkpoint.state(model)), notes, options)
     end
   end
   util.fail(0, "models.save: takes a model of pg.models, got %s", tostring(model))
