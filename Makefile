@@ -196,7 +196,7 @@ bench-cuda: all ## time the CUDA kernels on this machine's GPU against what an H
 	@$(CUDA_LUA) luajit tests/cuda/bench.lua
 
 fuzz: ## a million executions of each fuzzer (needs clang)
-	@for t in png pixels idx idxgz npy npz values mat matz ppm bytes text; do tests/fuzz/run.sh $$t 1000000 || exit 1; done
+	@for t in png pixels jpeg idx idxgz npy npz values mat matz ppm bytes text; do tests/fuzz/run.sh $$t 1000000 || exit 1; done
 
 lint: ## clang-format and luacheck
 	clang-format --dry-run -Werror core/*.[ch] core/*/*.[ch] core/*/*.cu tests/simt/*.cu tests/simt/*/*.cu

@@ -17,7 +17,7 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 5,         /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_ABI = 6,         /* raised whenever this slice changes; compared when the Lua package loads the library */
   PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
   PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
@@ -213,12 +213,14 @@ int pg_npz_read(pg_npz *z, int64_t i, pg_tensor **out);
 void pg_npz_close(pg_npz *z);
 int pg_npz_save(const char *path, int32_t n, const char *const *names, pg_tensor *const *tensors);
 
-int pg_image_load(const char *path, pg_tensor **out); /* PNG or PPM: uint8 (H, W, 3), alpha composited on white */
+/* PNG, JPEG or PPM, by content: uint8 (H, W, 3), alpha composited on white, turned as EXIF says */
+int pg_image_load(const char *path, pg_tensor **out);
 /* The whole picture, centred on (size, size, 3). */
 int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out);
 /* The same for n files on all threads: images uint8 (n, size, size, 3), and whole uint8 (n), 1 where one was read. */
 int pg_images_load_reduced(const char *const *paths, int64_t n, int64_t size, pg_tensor **images, pg_tensor **whole);
-int pg_image_save(const char *path, pg_tensor *t); /* PNG: uint8 (H, W, 3) or (H, W) */
+int pg_image_save(const char *path, pg_tensor *t);                 /* PNG: uint8 (H, W, 3) or (H, W) */
+int pg_jpeg_save(const char *path, pg_tensor *t, int32_t quality); /* 4:2:0; quality 1..100 */
 /* ---- text: UTF-8, by the tables of libutf8proc ------------------------------------------------------------------ */
 
 enum {                      /* what pg_text_map makes of a text */
@@ -269,7 +271,7 @@ typedef struct pg_loader_options {
   float mean[3], std[3];     /* of v / 255 */
 } pg_loader_options;
 
-/* images: uint8 (N, H, W, 3), kept alive; or NULL, and n PNG files, whose names are copied. */
+/* images: uint8 (N, H, W, 3), kept alive; or NULL, and n PNG or JPEG files, whose names are copied. */
 int pg_loader_new(const pg_loader_options *options, pg_tensor *images, const char *const *files, int64_t n,
                   pg_loader **out);
 /* One more batch: images positions[i], item i augmented as sample first + i of the stream `seed`. An error when

@@ -3,9 +3,9 @@
 
 int pg_images_load_reduced(const char *const *paths, int64_t n, int64_t size, pg_tensor **images, pg_tensor **whole) {
   pg_tensor *out = NULL, *fine = NULL;
-  if (size < 1 || size > PG_PNG_MOST_REDUCED)
-    return pg_fail(PG_ERR_ARGUMENT, "pictures: the reduced size must be within 1..%d, got %lld", PG_PNG_MOST_REDUCED,
-                   (long long)size);
+  if (size < 1 || size > PG_PICTURE_MOST_REDUCED)
+    return pg_fail(PG_ERR_ARGUMENT, "pictures: the reduced size must be within 1..%d, got %lld",
+                   PG_PICTURE_MOST_REDUCED, (long long)size);
   PG_TRY(pg_new(PG_UINT8, PG_CPU, 4, (int64_t[]){n, size, size, 3}, &out));
   int status = pg_new(PG_UINT8, PG_CPU, 1, (int64_t[]){n}, &fine);
   if (status) return pg_release(out), status;

@@ -57,7 +57,8 @@ static bool read_header(header *p, const chunk *c) {
   static const int channels[7] = {[GREY] = 1, [RGB] = 3, [PALETTE] = 1, [GREY_ALPHA] = 2, [RGB_ALPHA] = 4};
   if (!is_named(c, "IHDR") || c->bytes != 13 || !sound(c)) return false;
   p->w = big(c->data), p->h = big(c->data + 4), p->kind = c->data[9];
-  if (p->w < 1 || p->h < 1 || p->w > PG_PNG_MOST_SIDE || p->h > PG_PNG_MOST_SIDE || p->kind > RGB_ALPHA) return false;
+  if (p->w < 1 || p->h < 1 || p->w > PG_PICTURE_MOST_SIDE || p->h > PG_PICTURE_MOST_SIDE || p->kind > RGB_ALPHA)
+    return false;
   p->channels = channels[p->kind];
   return p->channels && c->data[8] == 8 && !c->data[10] && !c->data[11] && !c->data[12]; /* 8 bits, not interlaced */
 }
@@ -216,7 +217,7 @@ bool pg_png_quick(uint8_t *file, int64_t bytes, int64_t most_side, pg_tensor **o
   header p = {0};
   if (!read_chunks(&p, file, bytes) || p.w > most_side || p.h > most_side) return false;
   int64_t n = p.w * p.channels, all = p.h * (n + 1), room = all + n + 2 * SLACK;
-  if (bytes + room + p.h * p.w * 3 > PG_PNG_MOST_BYTES) return false;
+  if (bytes + room + p.h * p.w * 3 > PG_PICTURE_MOST_BYTES) return false;
   uint8_t *rows = pg_scratch_alloc((size_t)room), *zeros = rows + all + SLACK; /* zeros: what is above the first row */
   pg_tensor *picture = NULL;
   bool good = rows && !pg_new(PG_UINT8, PG_CPU, 3, (int64_t[]){p.h, p.w, 3}, &picture);

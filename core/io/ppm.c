@@ -45,7 +45,7 @@ static int ppm_read(FILE *f, const char *path, int64_t bytes, pg_tensor **out) {
   if (w < 1 || h < 1 || largest < 1 || largest > 65535)
     return pg_fail(PG_ERR_FILE, "%s: damaged PPM: its header must have width, height and a largest value of 1..65535",
                    path);
-  if (w > PG_PNG_MOST_SIDE || h > PG_PNG_MOST_SIDE || w * h * 3 > PG_PNG_MOST_BYTES)
+  if (w > PG_PICTURE_MOST_SIDE || h > PG_PICTURE_MOST_SIDE || w * h * 3 > PG_PICTURE_MOST_BYTES)
     return pg_fail(PG_ERR_FILE, "%s: %lld x %lld pixels are more than 64 MB", path, (long long)w, (long long)h);
   int64_t wanted = w * h * (largest > 255 ? 6 : 3), left = bytes - ftell(f);
   if (left < wanted)

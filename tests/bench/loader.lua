@@ -1,5 +1,5 @@
 -- loader.lua - images a second through pg.data.loader: cached bytes with every mix of augmentations, and photo-like PNG
--- files as they are decoded. Medians of five stretches, settings alternating, by wall clock; then the
+-- and JPEG files as they are decoded. Medians of five stretches, settings alternating, by wall clock; then the
 -- median per second of processor time, of all threads together, which other load on the machine disturbs less.
 --   luajit tests/bench/loader.lua [workers ...]          default 1 2
 
@@ -8,26 +8,27 @@ local lfs = require "lfs"
 local random = require "perigee.data.random"
 
 local REPEATS, SECONDS, FILES, SIDE = 5, 0.6, 96, 224
+local PHOTOS, WIDTH, HEIGHT = 48, 500, 375
 
 -- A photograph's statistics, near enough: smooth shapes at several scales, correlated channels, and sensor noise.
-local function photo(index)
-  local t, draws = pg.empty(SIDE, SIDE, 3, { dtype = "uint8" }), random.new(index)
+local function photo(index, height, width)
+  local t, draws = pg.empty(height, width, 3, { dtype = "uint8" }), random.new(index)
   local to, waves = t:data(), {}
   for i = 1, 8 do
-    local scale = 2 * math.pi * 2 ^ (i / 2) / SIDE
+    local scale = 2 * math.pi * 2 ^ (i / 2) / width
     local angle = draws:below(628) / 100
     waves[i] = { scale * math.cos(angle), scale * math.sin(angle), draws:below(628) / 100, 60 / i,
       0.7 + draws:below(60) / 100, 0.7 + draws:below(60) / 100 }
   end
-  for y = 0, SIDE - 1 do
-    for x = 0, SIDE - 1 do
+  for y = 0, height - 1 do
+    for x = 0, width - 1 do
       local r, g, b = 120, 120, 120
       for i = 1, 8 do
         local w = waves[i]
         local v = w[4] * math.sin(w[1] * x + w[2] * y + w[3])
         r, g, b = r + v, g + v * w[5], b + v * w[6]
       end
-      local at, grain = (y * SIDE + x) * 3, draws:below(9) - 5
+      local at, grain = (y * width + x) * 3, draws:below(9) - 5
       to[at] = math.min(math.max(r + grain + draws:below(3), 0), 255)
       to[at + 1] = math.min(math.max(g + grain + draws:below(3), 0), 255)
       to[at + 2] = math.min(math.max(b + grain + draws:below(3), 0), 255)
@@ -98,19 +99,29 @@ compare({ in_memory("normalise", {}), in_memory("pad crop, flip", { pad = 4, fli
 local folder = os.tmpname()
 os.remove(folder)
 assert(lfs.mkdir(folder))
-local files, bytes = {}, 0
-for i = 1, FILES do
-  files[i] = ("%s/%d.png"):format(folder, i)
-  pg.image.save(files[i], photo(i))
-  bytes, labels[i] = bytes + lfs.attributes(files[i], "size"), 1
+-- `count` photographs as files, and a function that makes a case of them.
+local function written(count, extension, height, width, options)
+  local files, ones, bytes = {}, {}, 0
+  for i = 1, count do
+    files[i], ones[i] = ("%s/%d.%s"):format(folder, i, extension), 1
+    pg.image.save(files[i], photo(i, height, width), options)
+    bytes = bytes + lfs.attributes(files[i], "size")
+  end
+  local kind = ("%dx%d %s of %d kB, "):format(width, height, extension:upper(), math.floor(bytes / count / 1000 + 0.5))
+  return files, function(name, size, augment)
+    return { name = kind .. name, options = { dataset = { files = files, labels = ones }, batch = 32, size = size,
+      augment = augment } }
+  end
 end
-local photos = { files = files, labels = { unpack(labels, 1, FILES) } }
-local function decoded(name, size, augment)
-  return { name = ("%dx%d PNG of %d kB, %s"):format(SIDE, SIDE, math.floor(bytes / FILES / 1000 + 0.5), name),
-    options = { dataset = photos, batch = 32, size = size, augment = augment } }
-end
+
+local files, decoded = written(FILES, "png", SIDE, SIDE)
 compare({ decoded("normalise", SIDE, {}), decoded("random resized crop, flip", SIDE, { crop = { 0.25, 1 }, flip = 0.5 }),
   decoded("to 32x32", 32, {}) }, workers)
+local photos, from_photo = written(PHOTOS, "jpg", HEIGHT, WIDTH, { quality = 90 })
+compare({ from_photo("centre 224", SIDE, {}),
+  from_photo("random resized crop to 224, flip", SIDE, { crop = { 0.25, 1 }, flip = 0.5 }) }, workers)
 
-for _, file in ipairs(files) do os.remove(file) end
+for _, list in ipairs { files, photos } do
+  for _, file in ipairs(list) do os.remove(file) end
+end
 lfs.rmdir(folder)

@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
-static const char *const READERS[] = {"png",    "pixels", "idx",  "idxgz", "npy",   "npz",
+static const char *const READERS[] = {"png",    "pixels", "jpeg", "idx", "idxgz", "npy",   "npz",
                                       "values", "mat",    "matz", "ppm",   "bytes", "text"};
 
 /* Feeds one file; the copy is exactly as long as the file, so that one byte too far is found. */

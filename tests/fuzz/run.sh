@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# run.sh READER RUNS - fuzzes one reader (png, pixels, idx, idxgz, npy, npz, values, mat, matz, ppm, bytes or text)
+# run.sh READER RUNS - fuzzes one reader (png, pixels, jpeg, idx, idxgz, npy, npz, values, mat, matz, ppm, bytes or text)
 # with libFuzzer under AddressSanitizer and UndefinedBehaviorSanitizer. New inputs go to build/fuzz/READER, what crashes
 # to build/fuzz/READER-crash-...; nothing in the repository is written.
 # run.sh READER minimise - then writes the smallest corpus of the same coverage to tests/fuzz/corpus/READER.
 set -eu
-reader=${1:?png, pixels, idx, idxgz, npy, npz, values, mat, matz, ppm, bytes or text} runs=${2:-1000000}
+reader=${1:?png, pixels, jpeg, idx, idxgz, npy, npz, values, mat, matz, ppm, bytes or text} runs=${2:-1000000}
 cd "$(dirname "$0")/../.."
 work=build/fuzz/$reader
 mkdir -p "$work"

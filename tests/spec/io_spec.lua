@@ -130,7 +130,7 @@ describe("PNG", function()
 
   it("refuses what is no whole PNG", function()
     local whole = png(2, 1, 8, 2, { "\1\2\3\4\5\6" })
-    for cut = 0, 7 do fails("not a PNG file", pg.image.load, temporary(whole:sub(1, cut))) end
+    for cut = 0, 7 do fails("not a PNG, JPEG or PPM file", pg.image.load, temporary(whole:sub(1, cut))) end
     for cut = 8, #whole - 20 do fails("damaged PNG", pg.image.load, temporary(whole:sub(1, cut))) end
     fails("damaged PNG", pg.image.load, temporary(png(2, 0, 8, 2, {})))
     fails("damaged PNG", pg.image.load, temporary(png(0x7fffffff, 0x7fffffff, 8, 6, {})))

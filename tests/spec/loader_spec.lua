@@ -393,7 +393,7 @@ describe("loader errors", function()
       local l = loader { dataset = { files = files, labels = data.labels }, size = 8, shuffle = false, workers = workers }
       l:next()
       fails("broken.png: damaged PNG", l.next, l) -- positions 6..10: the first is named, not the quickest
-      fails("text.png: not a PNG file", l.next, l)
+      fails("text.png: not a PNG, JPEG or PPM file", l.next, l)
       fails("flipped.png: damaged PNG", l.next, l)
       local _, _, positions = l:next()
       assert.are.equal(1, positions[1])

@@ -64,7 +64,7 @@ local function source_of(dataset)
   end
   local files = dataset.files
   util.check(type(files) == "table" and #files > 0,
-    "loader: dataset needs images = uint8 (N, H, W, 3), or files = a list of PNG paths")
+    "loader: dataset needs images = uint8 (N, H, W, 3), or files = a list of PNG or JPEG paths")
   for i, file in ipairs(files) do
     util.check(type(file) == "string", "loader: dataset.files[%d] must be a path, got %s", i, type(file))
   end
@@ -229,7 +229,7 @@ end
 --- Batches read, augmented and normalised by threads, ahead of the caller. The stream depends on (dataset, options,
 -- seed) and not on `workers` or `prefetch`; without augmentation it is data.batches' stream, bit for bit.
 -- @param options
---   dataset    {images = uint8 (N, H, W, 3), labels = int32 (N)}, or {files = list of N PNG paths, labels =};
+--   dataset    {images = uint8 (N, H, W, 3), labels = int32 (N)}, or {files = list of N PNG or JPEG paths, labels =};
 --              labels may be a list; images are kept, not copied
 --   batch      images a batch; default 64
 --   workers    threads; default pg.threads()

@@ -1,4 +1,4 @@
--- pictures.lua - folders of PNG pictures as datasets: a class is a folder. Reduced pictures are cached for the user.
+-- pictures.lua - folders of PNG and JPEG pictures as datasets: a class is a folder. Reduced pictures are cached for the user.
 --
 -- Symbolic links and pictures that are pixel-identical once reduced count once, so that no test picture was trained on.
 
@@ -14,7 +14,9 @@ local random = require "perigee.data.random"
 
 local pictures = {}
 
--- Every PNG below `folder` that is a file of its own, sorted.
+local EXTENSIONS = { png = true, jpg = true, jpeg = true }
+
+-- Every PNG and JPEG, by name, below `folder` that is a file of its own, sorted.
 local function walk(folder, found)
   local names = {}
   for name in lfs.dir(folder) do
@@ -25,7 +27,7 @@ local function walk(folder, found)
     local path = folder .. "/" .. name
     local mode = lfs.symlinkattributes(path, "mode")
     if mode == "directory" then walk(path, found)
-    elseif mode == "file" and name:lower():match "%.png$" then found[#found + 1] = path end
+    elseif mode == "file" and EXTENSIONS[name:lower():match "%.(%w+)$"] then found[#found + 1] = path end
   end
   return found
 end
@@ -37,7 +39,7 @@ local function classes_of(where, root, least, skipped)
     local path = root .. "/" .. name
     if name:sub(1, 1) ~= "." and not skipped[name] and lfs.symlinkattributes(path, "mode") == "directory" then
       local files = walk(path, {})
-      util.check(#files > 0 or least > 0, "%s: the class folder %s holds no PNG", where, path)
+      util.check(#files > 0 or least > 0, "%s: the class folder %s holds no PNG or JPEG", where, path)
       if #files >= least then classes[#classes + 1] = { name = name, files = files } end
     end
   end
@@ -86,7 +88,7 @@ local function write_cache(path, dataset)
     files = dataset.files })
 end
 
--- Some files read on all threads. @return a list of pixels as strings, false where a file is no readable PNG
+-- Some files read on all threads. @return a list of pixels as strings, false where a file is no readable picture
 local function read(files, size)
   local paths, images, whole = ffi.new("const char *[?]", #files), ffi.new "pg_tensor *[1]", ffi.new "pg_tensor *[1]"
   for i, file in ipairs(files) do paths[i - 1] = file end
@@ -128,7 +130,7 @@ local function reduce(where, classes, options)
       done = done + #files
       bar:step(math.min(done, all))
     end
-    util.check(mine > 0, "%s: class '%s' holds no readable PNG", where, class.name)
+    util.check(mine > 0, "%s: class '%s' holds no readable PNG or JPEG", where, class.name)
   end
   bar:done()
   local images = pg.empty(#kept, options.size, options.size, 3, { dtype = "uint8" })
@@ -153,7 +155,7 @@ local function load(where, root, options)
   end
   dataset.name, dataset.captions = where, {}
   for i, path in ipairs(dataset.files) do -- the first line of a text beside the picture
-    local file = io.open((path:gsub("%.[pP][nN][gG]$", ".txt")), "rb")
+    local file = io.open((path:gsub("%.%w+$", ".txt")), "rb")
     dataset.captions[i] = file and file:read "*l" or false
     if file then file:close() end
   end
@@ -187,9 +189,9 @@ function pictures.tuxpaint(options)
   return load("tuxpaint", options.path, options) -- of a caption file's lines the first is English
 end
 
---- Any folder of class folders of PNG pictures.
+--- Any folder of class folders of PNG and JPEG pictures, told by .png, .jpg or .jpeg in any case.
 -- @param options {path =, size = 32, per_class = 100000 pictures at most}
--- @return dataset with .files and .captions (false where no NAME.txt lies beside NAME.png)
+-- @return dataset with .files and .captions (false where no NAME.txt lies beside the picture)
 -- @raises on a class folder without pictures, an unreadable picture, or fewer than 2 classes
 function pictures.folder(options)
   options = util.options("folder", options, { path = util.none, size = 32, per_class = 100000 })
