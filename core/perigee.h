@@ -221,6 +221,30 @@ int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out);
 int pg_images_load_reduced(const char *const *paths, int64_t n, int64_t size, pg_tensor **images, pg_tensor **whole);
 int pg_image_save(const char *path, pg_tensor *t);                 /* PNG: uint8 (H, W, 3) or (H, W) */
 int pg_jpeg_save(const char *path, pg_tensor *t, int32_t quality); /* 4:2:0; quality 1..100 */
+/* ---- pictures as models take them ------------------------------------------------------------------------------- */
+
+enum {                  /* how a picture is resized */
+       PG_FIT_NONE,     /* it is not */
+       PG_FIT_SHORTEST, /* the shorter side to `height` */
+       PG_FIT_EXACT,    /* to height and width */
+       PG_FIT_COVER,    /* in proportion, to the least that has height and width */
+       PG_FIT_WITHIN    /* in proportion, to the most that fits into height and width */
+};
+
+typedef struct pg_preprocess {
+  int32_t fit, height, width;      /* for PG_FIT_SHORTEST width is height */
+  int32_t bilinear;                /* 0: bicubic */
+  int32_t crop_height, crop_width; /* 0 and 0: no centre crop */
+  int32_t crop_floor;              /* a half pixel of margin: 0 to even (torchvision), 1 down (transformers) */
+  int32_t fill;                    /* 0..255: what a crop finds beyond the picture */
+  int32_t drop_alpha, as_stored;   /* of files: do not composite on white; do not turn as EXIF says */
+  double scale, mean[3], std[3];   /* (v scale - mean) / std, v a byte */
+} pg_preprocess;
+
+/* images: uint8 (H, W, 3) or (N, H, W, 3); out: float32 (1 or N, 3, height, width) of what was cropped or resized. */
+int pg_preprocess_images(const pg_preprocess *p, pg_tensor *images, pg_tensor **out);
+/* The same for n files on all threads; the first that fails is the error. */
+int pg_preprocess_files(const pg_preprocess *p, const char *const *paths, int64_t n, pg_tensor **out);
 /* ---- text: UTF-8, by the tables of libutf8proc ------------------------------------------------------------------ */
 
 enum {                      /* what pg_text_map makes of a text */

@@ -29,6 +29,7 @@ local MODULES = {
   { "pg.data", "data", { data = "pg.data", Batches = "batches" } },
   { "pg.data: data sets on the disk", "data/sets", { sets = "pg.data" }, { ["pg.data.list"] = "pg.data.sets" } },
   { "pg.data: loader", "data/loader", { Loader = "loader" }, itself = "pg.data.loader" },
+  { "pg.data: preprocess", "data/preprocess", { Preprocess = "preprocess" }, itself = "pg.data.preprocess" },
   { "pg.data: folders of pictures", "data/pictures", { pictures = "pg.data" } },
   { "pg.data: procedural scenes", "data/concepts", { concepts = "pg.data", Dataset = "scenes" },
     { ["pg.data.new"] = "pg.data.concepts", ["pg.data.values"] = "pg.data.concept_values" } },
