@@ -11,10 +11,13 @@ end
 
 describe("the benchmark", function()
   local names = { "shape", "color" }
-  -- A picture's mean colour, and nothing else.
-  local function colors(images) return pg.data.to_float(images):mean(3):mean(3) end
+  -- A picture's colours in 4 x 4 fields, and nothing else.
+  local function colors(images)
+    local x = pg.data.to_float(images)
+    return x:reshape(x:size(1), 3, 4, 8, 4, 8):mean(6):mean(4):reshape(x:size(1), 48)
+  end
   local function bench(more)
-    local options = { tasks = names, encode = colors, train = 100, probe = 80, test = 60, steps = 60, lrs = { 0.1, 1 } }
+    local options = { tasks = names, encode = colors, train = 100, probe = 300, test = 60, steps = 60, lrs = { 0.1, 1 } }
     for key, value in pairs(more or {}) do options[key] = value end
     return benchmark.new(options)
   end
@@ -30,7 +33,7 @@ describe("the benchmark", function()
   it("finds what was forgotten", function()
     local b = bench { drift = 40 }
     local result = b:measure(function(images) return colors(images) * 0 + 1 end, "shape")
-    assert.is_true(b:before "color".accuracy > 0.3)
+    assert.is_true(b:before "color".accuracy > 0.2)
     assert.is_true(result.tasks.color < -0.1)
     assert.is_true(result.l2.color > 0.5)
     assert.is_true(result.otdd.color > 0.1)
