@@ -206,9 +206,57 @@ static void read_jpeg(const char *path) {
       sum[0] += PG_AT(uint8_t, read[0].pixels)[i], sum[1] += PG_AT(uint8_t, read[2].pixels)[i];
     if ((size_t)pg_numel(read[2].pixels) != all || sum[0] != sum[1]) broken("turning moves pixels and changes none");
   }
-  check(pg_image_load_reduced(path, 16, &reduced), reduced);
+  status[0] = pg_image_load_reduced(path, 16, &reduced);
+  check(status[0], reduced);
   for (int i = 0; i < 3; i++) pg_release(read[i].pixels);
   pg_release(reduced);
+}
+
+/* A PPM's own reader and the one for all pictures give the same bytes. */
+static void read_ppm(const char *path) {
+  pg_tensor *own = NULL, *any = NULL, *reduced = NULL;
+  int status = pg_ppm_load(path, &own);
+  check(status, own);
+  if (!status && (pg_image_load(path, &any) || !pg_same_shape(own, any) ||
+                  memcmp(pg_data(own), pg_data(any), (size_t)pg_numel(own))))
+    broken("a PPM is a picture like another");
+  status = pg_image_load_reduced(path, 16, &reduced);
+  check(status, reduced);
+  pg_release(own), pg_release(any), pg_release(reduced);
+}
+
+static int load_y(const char *path, pg_tensor **out) { return pg_mat_load(path, "y", out); }
+
+/* Every form of a text is UTF-8 within the promised room, and a normal form is its own; what there is no room for is an
+ * error. */
+static void read_text(const uint8_t *data, size_t bytes) {
+  bytes = PG_MIN(bytes, MOST_TEXT);
+  int64_t valid = 0, length = 0, again = 0, n = (int64_t)bytes;
+  char *text = malloc(bytes + 1); /* exactly as long as the text, when it is not empty */
+  char *good = malloc(3 * bytes + 1);
+  uint8_t *classes = malloc(bytes + 1);
+  memcpy(text, data, bytes);
+  pg_text_classes(text, n, classes);
+  for (int64_t i = 0; i < n; i++)
+    if (classes[i] > PG_TEXT_FOLLOWS || (!i && classes[i] == PG_TEXT_FOLLOWS)) broken("every byte has a class");
+  if (pg_text_map(text, n, PG_TEXT_VALID, good, 3 * n, &valid)) broken("any bytes can be made valid");
+  int64_t fault = pg_text_fault(text, n);
+  if (pg_text_fault(good, valid) >= 0) broken("what was made valid is");
+  if (fault < 0 && (valid != n || memcmp(good, text, bytes))) broken("what is valid stays");
+  for (int32_t form = 0; form < PG_TEXT_FORMS; form++) {
+    int64_t room = valid * (form == PG_TEXT_NFKC ? 11 : 3);
+    char *out = malloc((size_t)room + 1), *more = malloc(3 * (size_t)room + 1);
+    bool normal = form == PG_TEXT_NFC || form == PG_TEXT_NFKC;
+    if (normal && fault >= 0 && !pg_text_map(text, n, form, out, room, &length)) broken("only UTF-8 is normalised");
+    if (pg_text_map(good, valid, form, out, room, &length)) broken("a form fits its room");
+    if (length > room || pg_text_fault(out, length) >= 0) broken("a form is UTF-8");
+    if (normal &&
+        (pg_text_map(out, length, form, more, 3 * room, &again) || again != length || memcmp(out, more, length)))
+      broken("a normal form is its own");
+    if (length && !pg_text_map(good, valid, form, more, length - 1, &again)) broken("no room is an error");
+    free(out), free(more);
+  }
+  free(text), free(good), free(classes);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
