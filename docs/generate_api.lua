@@ -55,6 +55,7 @@ local MODULES = {
   { "pg.progress", "progress", { progress = "pg.progress", Bar = "bar" } },
   { "pg.plot", "plot", { plot = "pg.plot" } },
   { "pg.forgetting", "forgetting", { forgetting = "pg.forgetting" } },
+  { "pg.tensorboard", "tensorboard", { tensorboard = "pg.tensorboard", Events = "events" } },
   { "pg.util", "util", { util = "pg.util" } },
 }
 

@@ -11,13 +11,14 @@ local util = require "perigee.util"
 
 local recipe = { given = { options = {} } }
 
-local RESERVED = { seed = true, device = true, threads = true, out = true, resume = true, quiet = true }
+local RESERVED = { seed = true, device = true, threads = true, out = true, resume = true, quiet = true,
+  tensorboard = true }
 
 local function usage(format, ...)
   error(setmetatable({ usage = format:format(...) }, { __tostring = function(e) return e.usage end }), 0)
 end
 
--- ---- one option -----------------------------------------------------------------------------------------------------
+-- ---- one option ---------------------------------------------------------------------------------------------------
 
 -- A whole default means whole numbers, unless the option says real = true.
 local function is_whole(option)
@@ -58,7 +59,7 @@ local function read(option, text)
   return value
 end
 
--- ---- the declaration ------------------------------------------------------------------------------------------------
+-- ---- the declaration ----------------------------------------------------------------------------------------------
 
 local function check_declaration(declaration)
   util.check(type(declaration) == "table" and type(declaration.name) == "string",
@@ -87,7 +88,8 @@ local function print_help(declaration, given)
     local about = option.help and option.help .. "; " or ""
     io.write(("  %-" .. width .. "s  %s%s\n"):format(option[1] .. "=" .. tostring(option[2]), about, range_text(option)))
   end
-  io.write "\n`perigee run --help` lists the options of every run: --device --threads --seed --out --resume --quiet.\n"
+  io.write("\n`perigee run --help` lists the options of every run: --device --threads --seed --out --resume",
+    "\n--quiet --tensorboard.\n")
 end
 
 -- The options stored in the folder that is resumed, or nothing.
@@ -131,6 +133,7 @@ local function build(declaration, given)
   opt.seed = given.seed or stored.seed or 1
   opt.threads, opt.device = given.threads or stored.threads, given.device or stored.device or "cpu"
   opt.out, opt.resume, opt.quiet = given.out or given.resume, given.resume, given.quiet or false
+  opt.tensorboard = given.tensorboard or false
   return setmetatable(opt, { declaration = declaration, path = given.path })
 end
 

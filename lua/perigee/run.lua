@@ -2,7 +2,7 @@
 --
 --   config.json   every option, seed, device, versions, git revision      metrics.jsonl  a line a logged step
 --   result.json   the final figures     log.txt  what was said            checkpoint.safetensors  to continue from
---   plots/*.png
+--   plots/*.png         events.out.tfevents.*  for TensorBoard, where it was asked for
 --
 -- Whole files are written to a temporary name, flushed and renamed, so that a kill at any instant leaves the previous
 -- one; metrics.jsonl and log.txt grow by whole flushed lines, and metrics are cut back to the checkpoint on resume.
@@ -16,7 +16,7 @@ Run.__index = Run
 local found, host = pcall(require, "perigee.host")
 if not found then host = { interrupted = function() return false end, graceful = function() end } end
 
--- ---- JSON with sorted keys and every digit (cjson rounds to 14, and a resumed run must be the same to the bit) ------
+-- ---- JSON with sorted keys and every digit (cjson rounds to 14, and a resumed run must be the same to the bit) ----
 
 local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
@@ -68,17 +68,7 @@ local function read_config(folder)
   return value
 end
 
--- ---- the folder -----------------------------------------------------------------------------------------------------
-
-local function make_folder(path)
-  local at = path:sub(1, 1) == "/" and "/" or ""
-  for part in path:gmatch "[^/]+" do
-    at = at .. part
-    local ok, why = lfs.mkdir(at)
-    if not ok and lfs.attributes(at, "mode") ~= "directory" then util.fail(0, "cannot make the folder %s: %s", at, why) end
-    at = at .. "/"
-  end
-end
+-- ---- the folder ---------------------------------------------------------------------------------------------------
 
 -- runs/NAME-DATE-TIME, with -2, -3 ... where two runs begin in one second.
 local function fresh_folder(name)
@@ -156,17 +146,30 @@ local function append(self, handle, path, text)
   if not ok then util.fail(0, "cannot write %s/%s: %s", self.folder, path, why) end
 end
 
+-- The writer of TensorBoard's events: asked for by --tensorboard or options, or begun before the run was cut off. A run
+-- that begins again takes the old file away; one that goes on cuts it with the metrics.
+local function open_events(folder, opt, options, resuming)
+  local tensorboard = require "perigee.tensorboard"
+  local old = tensorboard.find(folder)
+  if options.tensorboard or opt.tensorboard or resuming and old then
+    return tensorboard.open(folder, resuming and math.huge or nil)
+  end
+  if old then os.remove(old) end
+end
+
 --- Opens the run folder: opt.out, or runs/NAME-DATE-TIME.
--- @param opt  what pg.recipe returned
+-- @param opt      what pg.recipe returned
+-- @param options  {tensorboard = true} writes events for TensorBoard too, as --tensorboard does
 -- @return the run: .folder, .config, .resuming, and the methods below
 -- @raises when the folder belongs to another recipe or to other options, or cannot be made
-function run.open(opt)
+function run.open(opt, options)
+  options = util.options("run.open", options, { tensorboard = util.none })
   local config = configuration(opt)
   local folder = opt.out or fresh_folder(config.recipe)
   folder = #folder > 1 and folder:gsub("/+$", "") or folder
   local old = read_config(folder)
   if old then check_same(folder, old, config) end
-  make_folder(folder)
+  util.make_folder(folder)
   local resuming = opt.resume ~= nil and opt.resume ~= false
   local self = setmetatable({ folder = folder, config = config, opt = opt, resuming = resuming,
     quiet = opt.quiet or false, began = os.time(), logged = 0 }, Run)
@@ -177,6 +180,7 @@ function run.open(opt)
   end
   self.metrics = append_to(folder .. "/metrics.jsonl", resuming and "ab" or "wb")
   self.log_file = append_to(folder .. "/log.txt", resuming and "ab" or "wb")
+  self.events = open_events(folder, opt, options, resuming)
   run.current = self
   return self
 end
@@ -184,7 +188,7 @@ end
 --- A path inside the run folder; the folder that it is in is made. @param name such as "maps/1.npy" @return text
 function Run:path(name)
   local inside = name:match "^(.*)/[^/]*$"
-  make_folder(inside and self.folder .. "/" .. inside or self.folder)
+  util.make_folder(inside and self.folder .. "/" .. inside or self.folder)
   return self.folder .. "/" .. name
 end
 
@@ -209,6 +213,7 @@ function Run:log(entry)
   for key, value in pairs(entry) do line[key] = value end
   append(self, self.metrics, "metrics.jsonl", encode(line) .. "\n")
   self.logged = self.logged + 1
+  if self.events then self.events:entry(line, self.logged) end
 end
 
 --- Writes result.json: the final figures, and the seconds that this process took.
@@ -221,7 +226,7 @@ function Run:finish(result)
   return final
 end
 
--- ---- checkpoints ----------------------------------------------------------------------------------------------------
+-- ---- checkpoints --------------------------------------------------------------------------------------------------
 
 --- Saves a checkpoint in place of the last one, whole or not at all; a value that is NaN or infinite is refused, so that
 -- the last one stays.
@@ -255,6 +260,10 @@ local function cut_metrics(self, count)
   self.metrics:close()
   util.write_file(path, table.concat(kept))
   self.metrics, self.logged = append_to(path, "ab"), #kept
+  if self.events then
+    self.events:close()
+    self.events = require("perigee.tensorboard").open(self.folder, #kept)
+  end
 end
 
 --- Reads the checkpoint back when resuming; metrics are cut to its line.
@@ -286,7 +295,7 @@ function Run:interrupted() -- luacheck: ignore 212
   return host.interrupted()
 end
 
--- ---- guards and pictures --------------------------------------------------------------------------------------------
+-- ---- guards and pictures ------------------------------------------------------------------------------------------
 
 --- Raises when a loss term, a parameter or a gradient is NaN or infinite; the last checkpoint stays as it is.
 -- @param step        for the message

@@ -93,6 +93,18 @@ function util.options(where, given, defaults)
   return result
 end
 
+--- Makes a folder and those above it that are not there. @param path @raises one line with the system's reason
+function util.make_folder(path)
+  local lfs = require "lfs"
+  local at = path:sub(1, 1) == "/" and "/" or ""
+  for part in path:gmatch "[^/]+" do
+    at = at .. part
+    local ok, why = lfs.mkdir(at)
+    util.check(ok or lfs.attributes(at, "mode") == "directory", "cannot make the folder %s: %s", at, why)
+    at = at .. "/"
+  end
+end
+
 local ffi = require "ffi"
 ffi.cdef [[
 int fsync(int fd); int fileno(void *stream); int rename(const char *from, const char *to); int unlink(const char *path);

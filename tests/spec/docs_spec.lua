@@ -57,7 +57,7 @@ local function environment(printed)
   return env
 end
 
--- ---- blocks of files and commands ---------------------------------------------------------------------------------------
+-- ---- blocks of files and commands ---------------------------------------------------------------------------------
 
 -- Words without their numbers, and the numbers.
 local function apart(text)
@@ -173,7 +173,8 @@ describe("the reference of the Lua interface", function()
       end
     end
     for _, name in ipairs { "nn", "optim", "models", "data", "fda", "regularize", "metrics", "linalg", "plot", "image",
-      "npy", "npz", "safetensors", "tokenizer", "run", "recipe", "snapshot", "progress", "forgetting" } do
+      "npy", "npz", "safetensors", "tokenizer", "run", "recipe", "snapshot", "progress", "forgetting",
+      "tensorboard" } do
       look("pg." .. name .. ".", pg[name])
     end
     local own = {}

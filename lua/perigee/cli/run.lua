@@ -15,6 +15,7 @@ run.command = {
     { "--seed", "N", "seed of the one generator (1)", kind = "whole", min = 0, max = 2 ^ 53 },
     { "--out", "DIR", "the run folder (runs/NAME-DATE-TIME)" },
     { "--resume", "DIR", "continue the run in DIR from its checkpoint" },
+    { "--tensorboard", nil, "write the metrics as events for TensorBoard too" },
     { "--quiet", nil, "print nothing but errors" },
   },
 }
@@ -86,7 +87,8 @@ function run.main(values, words)
   local name = path:match "([^/]+)$":gsub("%.lua$", "")
   recipe.given = {
     path = path, name = name, options = read_pairs(words), device = device, threads = values.threads,
-    seed = values.seed, out = values.out, resume = values.resume, quiet = values.quiet, help = values.help,
+    seed = values.seed, out = values.out, resume = values.resume, quiet = values.quiet,
+    tensorboard = values.tensorboard, help = values.help,
   }
   local declares = source:find("recipe", 1, true) ~= nil
   if not declares and next(recipe.given.options) then
