@@ -55,6 +55,8 @@ local MODULES = {
   { "pg.progress", "progress", { progress = "pg.progress", Bar = "bar" } },
   { "pg.plot", "plot", { plot = "pg.plot" } },
   { "pg.forgetting", "forgetting", { forgetting = "pg.forgetting" } },
+  { "pg.report", "report", { report = "pg.report" } },
+  { "pg.report: statistics", "report/statistics", { statistics = "pg.report.statistics" } },
   { "pg.tensorboard", "tensorboard", { tensorboard = "pg.tensorboard", Events = "events" } },
   { "pg.util", "util", { util = "pg.util" } },
 }

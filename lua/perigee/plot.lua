@@ -9,7 +9,7 @@ local plot = {}
 
 local COLORS = { "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b0a000" }
 
--- ---- gnuplot --------------------------------------------------------------------------------------------------------
+-- ---- gnuplot ------------------------------------------------------------------------------------------------------
 
 local STYLE = [[
 set encoding utf8
@@ -192,7 +192,96 @@ function plot.scatter_curves(path, spec)
   return draw(path, spec.width or 900, spec.height or 540, table.concat(script, "\n"))
 end
 
--- ---- images ---------------------------------------------------------------------------------------------------------
+--- Means with their intervals, one under another: a point, and a line from end to end.
+-- @param path  the png
+-- @param spec  {title, xlabel, names = {"a", ..}, mean = {..}, half = {half the width of each, NaN for none}, width,
+--   height}
+-- @return true when the picture was made
+function plot.intervals(path, spec)
+  util.check(type(spec) == "table" and #spec.names > 0 and #spec.mean == #spec.names and #spec.half == #spec.names,
+    "plot.intervals: needs names = {...}, and mean and half of as many")
+  local script, tics, place = head { title = spec.title, xlabel = spec.xlabel }, {}, {}
+  for i, name in ipairs(spec.names) do tics[i], place[i] = text(name) .. " " .. i, i end
+  script[#script + 1] = "set ytics (" .. table.concat(tics, ", ") .. ") noenhanced scale 0\nset grid xtics noytics"
+  script[#script + 1] = ("set yrange [%g:0.3]\nset offsets graph 0.04, graph 0.04, 0, 0"):format(#spec.names + 0.7)
+  script[#script + 1] = 'set yzeroaxis linetype 1 linecolor "#b0b0b0"'
+  script[#script + 1] = block("groups", { spec.mean, place, spec.half }, #spec.names)
+  script[#script + 1] = ("plot $groups using 1:2:3 with xerrorbars pointtype 0 linewidth 2 linecolor rgb %s, "
+    .. "$groups using 1:2 with points pointtype 7 pointsize 1.2 linecolor rgb %s"):format(color(1), color(1))
+  return draw(path, spec.width or 800, spec.height or 130 + 26 * #spec.names, table.concat(script, "\n"))
+end
+
+--- A table whose cells are coloured by their values, which stand in them: methods by tasks. Blue is above zero, orange
+-- below.
+-- @param path  the png
+-- @param spec  {title, rows = {"a", ..}, columns = {"b", ..}, values = {one list a row}, decimals = 2, width, height};
+--   NaN is an empty cell
+-- @return true when the picture was made
+function plot.heat_table(path, spec)
+  util.check(type(spec) == "table" and type(spec.values) == "table" and #spec.values == #spec.rows,
+    "plot.heat_table: needs rows = {...}, columns = {...} and values = {a list for each row}")
+  local script, x, y, z, most, least = head { title = spec.title }, {}, {}, {}, 1e-300, 0
+  for r, row in ipairs(spec.values) do
+    for c = 1, #spec.columns do
+      local v = row[c]
+      if v and v == v then
+        x[#x + 1], y[#y + 1], z[#z + 1] = c, r, v
+        most, least = math.max(most, math.abs(v)), math.min(least, v)
+      end
+    end
+  end
+  util.check(#z > 0, "plot.heat_table: there is no value")
+  local function tics(names)
+    local list = {}
+    for i, name in ipairs(names) do list[i] = text(name) .. " " .. i end
+    return table.concat(list, ", ")
+  end
+  script[#script + 1] = "set xtics (" .. tics(spec.columns) .. ") noenhanced scale 0 rotate by 30 right\nset ytics ("
+    .. tics(spec.rows) .. ") noenhanced scale 0\nunset grid\nunset border\nunset colorbox\nset key off"
+  script[#script + 1] = ("set xrange [0.5:%g]\nset yrange [%g:0.5]"):format(#spec.columns + 0.5, #spec.rows + 0.5)
+  script[#script + 1] = 'set palette defined (-1 "#e08214", 0 "#f7f7f7", 1 "#67a9cf")'
+  script[#script + 1] = ("set cbrange [%.9g:%.9g]"):format(-most, most)
+  script[#script + 1] = block("cells", { x, y, z }, #z)
+  script[#script + 1] = ('plot $cells using 1:2:(0.48):(0.46):3 with boxxyerror fillstyle solid 1 noborder linecolor '
+    .. 'palette, $cells using 1:2:(sprintf("%%.%df", $3)) with labels textcolor "#202020"'):format(spec.decimals or 2)
+  return draw(path, spec.width or math.max(500, 240 + 90 * #spec.columns), spec.height or 150 + 28 * #spec.rows,
+    table.concat(script, "\n"))
+end
+
+--- Parallel coordinates: an axis an option or figure, a line a run.
+-- @param path  the png
+-- @param spec  {title, axes = {{name =, ticks = {{text, share}, ..}}, ..}, lines = {{one share, 0..1, an axis}, ..},
+--   colors = {one number a line} or nil, color_name =, width, height}; NaN is a gap
+-- @return true when the picture was made
+function plot.parallel(path, spec)
+  util.check(type(spec) == "table" and type(spec.axes) == "table" and #spec.axes > 1 and #spec.lines > 0,
+    "plot.parallel: needs two axes or more, and lines = {...}")
+  local script, tics, rows = head { title = spec.title }, {}, { "$lines << EOD" }
+  for a, axis in ipairs(spec.axes) do
+    tics[a] = text(axis.name) .. " " .. a
+    script[#script + 1] = ('set arrow from %d,0 to %d,1 nohead linewidth 1 linecolor "#606060" front'):format(a, a)
+    for _, tick in ipairs(axis.ticks) do
+      script[#script + 1] = ('set label %s at %d,%.9g left offset 0.6,0 noenhanced font "DejaVu Sans,10" front')
+        :format(text(tick[1]), a, tick[2])
+    end
+  end
+  for l, line in ipairs(spec.lines) do
+    local shade = value(spec.colors and spec.colors[l] or 0)
+    for a = 1, #spec.axes do rows[#rows + 1] = ("%d %s %s"):format(a, value(line[a]), shade) end
+    rows[#rows + 1] = ""
+  end
+  rows[#rows + 1] = "EOD"
+  script[#script + 1] = table.concat(rows, "\n")
+  script[#script + 1] = "set xtics (" .. table.concat(tics, ", ") .. ") noenhanced scale 0\nunset ytics\nunset grid\n"
+    .. "unset border\nset key off\nset cblabel " .. text(spec.color_name) .. " noenhanced"
+  script[#script + 1] = ("set xrange [0.8:%g]\nset yrange [-0.03:1.05]"):format(#spec.axes + 0.7)
+  script[#script + 1] = 'set palette defined (0 "#b35806", 1 "#9a9a9a", 2 "#2166ac")'
+  if not spec.colors then script[#script + 1] = "unset colorbox" end
+  script[#script + 1] = "plot $lines using 1:2:3 with lines linewidth 1.2 linecolor palette"
+  return draw(path, spec.width or math.max(900, 150 * #spec.axes), spec.height or 480, table.concat(script, "\n"))
+end
+
+-- ---- images -------------------------------------------------------------------------------------------------------
 
 local function rgb(hex)
   local r, g, b = hex:match "^#(%x%x)(%x%x)(%x%x)$"

@@ -5,8 +5,8 @@ local host = require "perigee.host"
 local args = require "perigee.cli.args"
 local util = require "perigee.util"
 
-local COMMANDS = { "run", "repl", "inspect", "doctor" }
-local WORDS = { "run", "repl", "inspect", "doctor", "--version", "--help" }
+local COMMANDS = { "run", "repl", "report", "inspect", "doctor" }
+local WORDS = { "--version", "--help", unpack(COMMANDS) }
 
 local HELP = [[
 usage: perigee COMMAND ...
@@ -15,6 +15,7 @@ Fine-tunes vision models without forgetting.
 
   run RECIPE.lua     run a recipe, or any Lua file, with a run folder of its own
   repl [FILE.lua]    type Lua with `pg` loaded
+  report RUN...      many runs side by side: one HTML file, PNG files, Markdown, CSV
   inspect FILE|RUN   tensors in a .safetensors, .npy or .npz; options and results of a run folder
   doctor             CPU, BLAS and its kernel, threads, GPU, data sets found, versions
   --version          the version
