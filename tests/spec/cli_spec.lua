@@ -99,7 +99,7 @@ describe("the command line", function()
     local status, said = sh(PERIGEE .. " --version")
     assert.equal(0, status)
     assert.truthy(said:match "^perigee %d+%.%d+%.%d+\n$")
-    for _, command in ipairs { "", "run", "repl", "report", "inspect", "doctor" } do
+    for _, command in ipairs { "", "run", "repl", "report", "watch", "inspect", "doctor" } do
       status, said = sh(PERIGEE .. " " .. command .. " --help")
       assert.equal(0, status)
       assert.truthy(said:match "^usage: perigee")
