@@ -18,7 +18,7 @@ local function usage(format, ...)
   error(setmetatable({ usage = format:format(...) }, { __tostring = function(e) return e.usage end }), 0)
 end
 
--- ---- one option ---------------------------------------------------------------------------------------------------
+-- ---- one option -----------------------------------------------------------------------------------------------------
 
 -- A whole default means whole numbers, unless the option says real = true.
 local function is_whole(option)
@@ -59,7 +59,7 @@ local function read(option, text)
   return value
 end
 
--- ---- the declaration ----------------------------------------------------------------------------------------------
+-- ---- the declaration ------------------------------------------------------------------------------------------------
 
 local function check_declaration(declaration)
   util.check(type(declaration) == "table" and type(declaration.name) == "string",

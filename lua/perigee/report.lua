@@ -156,7 +156,19 @@ local function decimals_of(values)
   return least >= 10 ^ -digits and digits or nil
 end
 
+-- An option that takes a number or a word is text, "10" too; where every run gave a number, it is one.
+local function as_numbers(lines, key)
+  for _, line in ipairs(lines) do
+    local value = line.options[key]
+    if value ~= nil and (type(value) == "boolean" or not tonumber(value)) then return end
+  end
+  for _, line in ipairs(lines) do
+    if line.options[key] ~= nil then line.options[key] = tonumber(line.options[key]) end
+  end
+end
+
 local function column_of(lines, kind, key)
+  if kind == "options" then as_numbers(lines, key) end
   local column = { key = key, kind = kind, family = kind == "results" and key:match "^(.*)%.[^.]*$" or nil }
   local numbers, first, missing = {}, nil, false
   column.numeric = true
@@ -203,6 +215,19 @@ local function choose_shown(columns)
   end
 end
 
+-- The columns of a family show as many decimals as the one with the largest values.
+local function align_families(columns)
+  local fewest = {}
+  for _, column in ipairs(columns) do
+    if column.family and column.decimals then
+      fewest[column.family] = math.min(fewest[column.family] or math.huge, column.decimals)
+    end
+  end
+  for _, column in ipairs(columns) do
+    if column.family and column.numeric then column.decimals = fewest[column.family] end
+  end
+end
+
 local function columns_of(lines, warnings)
   local columns, left = {}, 0
   for _, kind in ipairs { "options", "results" } do
@@ -228,6 +253,7 @@ local function columns_of(lines, warnings)
     end
   end
   if left > 0 then warnings[#warnings + 1] = ("%d columns beyond the first %d are left out"):format(left, FIGURES) end
+  align_families(columns)
   choose_shown(columns)
   return columns
 end

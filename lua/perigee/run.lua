@@ -68,7 +68,9 @@ local function read_config(folder)
   return value
 end
 
--- ---- the folder ---------------------------------------------------------------------------------------------------
+-- ---- the folder -----------------------------------------------------------------------------------------------------
+
+local make_folder = util.make_folder
 
 -- runs/NAME-DATE-TIME, with -2, -3 ... where two runs begin in one second.
 local function fresh_folder(name)
@@ -134,6 +136,17 @@ local function check_same(folder, old, new)
   end
 end
 
+-- The writer of TensorBoard's events: asked for by --tensorboard or options, or begun before the run was cut off. A run
+-- that begins again takes the old file away; one that goes on cuts it with the metrics.
+local function open_events(folder, opt, options, resuming)
+  local tensorboard = require "perigee.tensorboard"
+  local old = tensorboard.find(folder)
+  if options.tensorboard or opt.tensorboard or resuming and old then
+    return tensorboard.open(folder, resuming and math.huge or nil)
+  end
+  if old then os.remove(old) end
+end
+
 local function append_to(path, mode)
   local file, why = io.open(path, mode)
   if not file then util.fail(0, "cannot write %s", why) end
@@ -144,17 +157,6 @@ local function append(self, handle, path, text)
   local ok, why = handle:write(text)
   if ok then ok, why = handle:flush() end
   if not ok then util.fail(0, "cannot write %s/%s: %s", self.folder, path, why) end
-end
-
--- The writer of TensorBoard's events: asked for by --tensorboard or options, or begun before the run was cut off. A run
--- that begins again takes the old file away; one that goes on cuts it with the metrics.
-local function open_events(folder, opt, options, resuming)
-  local tensorboard = require "perigee.tensorboard"
-  local old = tensorboard.find(folder)
-  if options.tensorboard or opt.tensorboard or resuming and old then
-    return tensorboard.open(folder, resuming and math.huge or nil)
-  end
-  if old then os.remove(old) end
 end
 
 --- Opens the run folder: opt.out, or runs/NAME-DATE-TIME.
@@ -169,7 +171,7 @@ function run.open(opt, options)
   folder = #folder > 1 and folder:gsub("/+$", "") or folder
   local old = read_config(folder)
   if old then check_same(folder, old, config) end
-  util.make_folder(folder)
+  make_folder(folder)
   local resuming = opt.resume ~= nil and opt.resume ~= false
   local self = setmetatable({ folder = folder, config = config, opt = opt, resuming = resuming,
     quiet = opt.quiet or false, began = os.time(), logged = 0 }, Run)
@@ -188,7 +190,7 @@ end
 --- A path inside the run folder; the folder that it is in is made. @param name such as "maps/1.npy" @return text
 function Run:path(name)
   local inside = name:match "^(.*)/[^/]*$"
-  util.make_folder(inside and self.folder .. "/" .. inside or self.folder)
+  make_folder(inside and self.folder .. "/" .. inside or self.folder)
   return self.folder .. "/" .. name
 end
 
@@ -226,7 +228,7 @@ function Run:finish(result)
   return final
 end
 
--- ---- checkpoints --------------------------------------------------------------------------------------------------
+-- ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 --- Saves a checkpoint in place of the last one, whole or not at all; a value that is NaN or infinite is refused, so that
 -- the last one stays.
@@ -295,7 +297,7 @@ function Run:interrupted() -- luacheck: ignore 212
   return host.interrupted()
 end
 
--- ---- guards and pictures ------------------------------------------------------------------------------------------
+-- ---- guards and pictures --------------------------------------------------------------------------------------------
 
 --- Raises when a loss term, a parameter or a gradient is NaN or infinite; the last checkpoint stays as it is.
 -- @param step        for the message

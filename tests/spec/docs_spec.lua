@@ -57,7 +57,7 @@ local function environment(printed)
   return env
 end
 
--- ---- blocks of files and commands ---------------------------------------------------------------------------------
+-- ---- blocks of files and commands ---------------------------------------------------------------------------------------
 
 -- Words without their numbers, and the numbers.
 local function apart(text)

@@ -124,8 +124,28 @@ describe("reports", function()
     assert.same({ 1, 3, 5 }, lines["a: naive"].curves[1].y)
     assert.same({ 4, 6, 8 }, lines["a: fda 1"].curves[1].y)
     assert.same({ 7, 9, 11 }, lines["a: fda 2"].curves[1].y)
+    for _, column in ipairs(collected.columns) do -- the run gave text, its rows numbers or nothing
+      if column.key == "weight" then assert.is_false(column.numeric) end
+    end
     local families = report.families(collected)
     assert.same({ name = "tasks", keys = { "tasks.color" }, members = { "color" } }, families[2])
+  end)
+
+  it("take a word that is a number in every run for one", function()
+    local place = folder .. "/words"
+    for seed, weight in ipairs { "10", "0.5", 3 } do
+      folders.run(place .. "/" .. seed, { seed = seed, options = { weight = weight, mixed = seed == 1 and "own" or "2" },
+        result = { f = { a = seed / 1000, b = seed } } })
+    end
+    local collected = report.collect(place)
+    local columns = {}
+    for _, column in ipairs(collected.columns) do columns[column.key] = column end
+    assert.is_true(columns.weight.numeric)
+    assert.is_false(columns.mixed.numeric)
+    assert.equal(0.5, collected.lines[2].options.weight)
+    assert.equal("2", collected.lines[2].options.mixed)
+    assert.equal(columns["f.b"].decimals, columns["f.a"].decimals) -- a family is aligned
+    assert.is_truthy(collected.runs[1].command:find("weight=10 ", 1, true))
   end)
 
   it("say how a run stands", function()
@@ -136,13 +156,20 @@ describe("reports", function()
     folders.run(place .. "/interrupted", { metrics = lines, log = "interrupted" .. trace })
     folders.run(place .. "/continued", { metrics = lines, log = "toy.lua:1: no" .. trace .. "step 3\n" })
     folders.run(place .. "/killed", { metrics = lines })
+    folders.run(place .. "/stopped", { metrics = lines, log = "interrupted" .. trace })
+    folders.write(place .. "/stopped/stopped.json", '{"step": 2}')
+    folders.run(place .. "/kept", { metrics = lines })
+    folders.write(place .. "/kept/failed.json", '{"attempts": 1, "error": "no space"}')
     for _, name in ipairs { "config.json", "metrics.jsonl", "log.txt" } do
       lfs.touch(place .. "/killed/" .. name, os.time() - 1000, os.time() - 1000)
     end
     local found = by_name(report.collect(place))
     for name, status in pairs { finished = "finished", failed = "failed", interrupted = "interrupted",
-      continued = "running", killed = "unfinished" } do assert.equal(status, found[name].status, name) end
+      continued = "running", killed = "unfinished", stopped = "stopped", kept = "failed" } do
+      assert.equal(status, found[name].status, name)
+    end
     assert.equal("toy.lua:1: no <such> file", runs.read(place .. "/failed", {}).error)
+    assert.equal("no space", runs.read(place .. "/kept", {}).error)
   end)
 
   it("give the command that repeats a run, safe for the shell", function()

@@ -26,6 +26,7 @@ local watch = {
 }
 
 local INTERVAL, WINDOW = 500, 30 -- milliseconds between two looks; seconds over which the rate is measured
+local ENDED = { finished = true, failed = true, interrupted = true, stopped = true, broken = true }
 local CURVES = 4
 local AT_ONCE = 16 * 2 ^ 20 -- bytes of metrics that are read at one look: of more, the last
 
@@ -133,7 +134,7 @@ end
 function Watch:progress(columns)
   local options = self.run and self.run.config and self.run.config.options or {}
   local total = type(options.steps) == "number" and options.steps
-  local rate, ended = self:rate(), self.status ~= "running" and self.status ~= "unfinished"
+  local rate, ended = self:rate(), ENDED[self.status]
   local words = { total and ("step %d of %d"):format(self.step, total) or ("step %d"):format(self.step) }
   if rate then words[#words + 1] = rate >= 1 and ("%.3g steps/s"):format(rate) or ("%.3g s a step"):format(1 / rate) end
   if rate and total and not ended and total > self.step then
@@ -216,8 +217,6 @@ local function left(keys)
   local n = tonumber(ffi.C.read(0, buffer, 64))
   return n <= 0 or ffi.string(buffer, n):find "[qQ\3\4]" ~= nil
 end
-
-local ENDED = { finished = true, failed = true, interrupted = true, broken = true }
 
 local function follow(self, looks, now)
   while true do

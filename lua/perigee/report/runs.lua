@@ -286,8 +286,12 @@ local function last_write(folder)
   return last
 end
 
+-- A sweep leaves a file in a run that it stopped early, and one in a run that failed.
 local function status_of(run, now)
   if run.result then return "finished" end
+  if size_of(run.folder .. "/stopped.json") then return "stopped" end
+  local failed = read_json(run.folder .. "/failed.json")
+  if failed and type(failed.error) == "string" then return "failed", runs.utf8(failed.error) end
   local message = last_error(run.folder)
   if message == "interrupted" then return "interrupted" end
   if message then return "failed", runs.utf8(message) end
@@ -297,7 +301,8 @@ end
 --- Reads one run folder.
 -- @param folder   path
 -- @param options  {program = how the repeating command starts Perigee, metrics = false leaves the metrics out}
--- @return {folder, status = "finished", "running", "unfinished", "interrupted", "failed" or "broken", error = text or
+-- @return {folder, status = "finished", "running", "unfinished", "stopped", "interrupted",
+--   "failed" or "broken", error = text or
 --   nil, config, options = name -> value, result, passes (runs.metrics), pictures = list of {name, path, bytes},
 --   command, warnings = list of text}; a broken one has no more than folder, status, error and warnings
 function runs.read(folder, options)
