@@ -15,6 +15,8 @@ PACKAGES := gcc g++ make pkg-config luajit libluajit-5.1-dev libopenblas-openmp-
   libutf8proc-dev libedit-dev \
   lua-cjson lua-argparse lua-filesystem lua-busted lua-check gnuplot-nox \
   dataset-fashion-mnist openclipart-png tuxpaint-stamps-default
+# What only tests/workbench needs: a browser, and TensorBoard from a registry into build/tensorboard.
+TEST_PACKAGES := chromium python3-venv
 
 # ---- flags ------------------------------------------------------------------------------------------------------------
 # No -ffast-math anywhere: NaN and infinity must survive. errno and traps are not read, so the vectoriser need not keep them.
@@ -37,7 +39,7 @@ CORE := $(wildcard core/*.c core/ops/*.c core/io/*.c core/data/*.c core/text/*.c
 OBJ  := $(CORE:%.c=$(BUILD)/%.o)
 LUA  := $(shell find lua -name '*.lua' 2>/dev/null)
 
-.PHONY: all cpu demo test test-cuda bench bench-cuda cuda-report lint format deps install uninstall docs clean help fuzz
+.PHONY: all cpu demo test test-cuda test-workbench bench bench-cuda cuda-report lint format deps deps-test install uninstall docs clean help fuzz
 all: cpu $(if $(NVCC),$(BUILD)/libperigee_cuda.so) ## build the library, the executable and, where nvcc is, the CUDA plug-in
 	@echo "perigee $(VERSION): cpu$(if $(NVCC), and cuda ($(NVCC_ARCHS)), (no nvcc on PATH: no CUDA plug-in))"
 
@@ -168,10 +170,16 @@ CUDA_LUA  := LUA_PATH='lua/?.lua;lua/?/init.lua;tests/?.lua;;'
 PARALLEL  := -j$(shell nproc 2>/dev/null || echo 1)
 
 # ---- what people run --------------------------------------------------------------------------------------------------
+deps: WANTED = $(PACKAGES)
+deps-test: WANTED = $(PACKAGES) $(TEST_PACKAGES)
 deps: ## install what Perigee needs (apt; root or sudo)
-	@missing=; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+deps-test: ## that, and what the tests of the workbench need
+deps deps-test:
+	@missing=; for p in $(WANTED); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "installing:$$missing"; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
+	@[ $@ = deps ] || [ -x $(BUILD)/tensorboard/bin/python ] || { python3 -m venv $(BUILD)/tensorboard && \
+	  $(BUILD)/tensorboard/bin/pip install -q tensorboard; }
 
 demo: deps ## fine-tune on real images, print the table, leave the pictures
 	@$(MAKE) --no-print-directory $(PARALLEL) cpu
@@ -179,10 +187,13 @@ demo: deps ## fine-tune on real images, print the table, leave the pictures
 
 test: deps ## every test; the last line is "N passed, N failed"
 	@$(MAKE) --no-print-directory $(PARALLEL) all $(TESTS) $(SIMULATED)
-	@tests/run.sh core cuda
+	@tests/run.sh core cuda workbench
 
 test-cuda: $(if $(filter real,$(CUDA)),all,cpu $(SIMULATED)) ## the CUDA tests on the simulated device; CUDA=real on this machine's GPU
 	@tests/run.sh cuda
+
+test-workbench: cpu ## reports in a browser and in TensorBoard; what is not installed is skipped (make deps-test)
+	@tests/run.sh workbench
 
 bench: all ## measure, and print one table of ratios
 	@tests/bench/run.sh

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs everything that is tested, or the parts named (core, cuda), and closes with one line over all of it: "N passed, N
+# Runs everything that is tested, or the parts named (core, cuda, workbench), and closes with one line over all of it: "N passed, N
 # failed". A runner that dies without its summary counts as one failure, so that a crash can never look like success.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 passed=0 failed=0
-parts=" ${*:-core cuda} "
+parts=" ${*:-core cuda workbench} "
 
 count() { # count NAME PASSED FAILED
   passed=$((passed + $2)) failed=$((failed + $3))
@@ -40,9 +40,10 @@ spec() { # spec NAME COMMAND...: what busted says of one file
   fi
 }
 
+export LUA_PATH="lua/?.lua;lua/?/init.lua;tests/?.lua;;"
+
 if [[ $parts == *" core "* ]]; then
   for name in test_core test_data test_fuzz; do program "$name"; done
-  export LUA_PATH="lua/?.lua;lua/?/init.lua;tests/?.lua;;"
   for file in tests/spec/*_spec.lua; do
     spec "$(basename "$file")" busted --lua=/usr/bin/luajit -o plainTerminal "$file"
   done
@@ -50,6 +51,12 @@ fi
 
 if [[ $parts == *" cuda "* ]]; then # on the simulated device, or with CUDA=real on a GPU
   for file in tests/cuda/*_spec.lua; do spec "cuda/$(basename "$file")" tests/cuda/run.sh "$file"; done
+fi
+
+if [[ $parts == *" workbench "* ]]; then # a spec whose programs are not installed is pending: make deps-test
+  for name in browser tensorboard; do
+    spec "workbench/${name}_spec.lua" busted --lua=/usr/bin/luajit -o plainTerminal "tests/workbench/${name}_spec.lua"
+  done
 fi
 
 echo "$passed passed, $failed failed"
