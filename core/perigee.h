@@ -17,7 +17,7 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 6,         /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_ABI = 7,         /* raised whenever this slice changes; compared when the Lua package loads the library */
   PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
   PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
@@ -308,6 +308,26 @@ int64_t pg_loader_pushed(const pg_loader *l); /* batches so far, counting those 
 int64_t pg_loader_taken(const pg_loader *l);
 void pg_loader_clear(pg_loader *l); /* forgets every batch under way */
 void pg_loader_free(pg_loader *l);  /* waits for the threads, at most one image each */
+/* ---- other programs, locks, and what a sweep asks of the system -----------------------------------------------------
+ */
+
+typedef struct pg_spawn_options {
+  const char *const *argv; /* ended by NULL; the first is a path, or a name that is looked for on PATH */
+  const char *const *env;  /* "NAME=value" beside or in place of what is inherited, ended by NULL; NULL: none */
+  const char *output;      /* file that stdout and stderr are appended to; NULL: nowhere */
+  int32_t orphan_signal;   /* sent to the child when this process ends before it, however; 0: none */
+  int32_t cpu, cpus;       /* the child runs on `cpus` of this process's processors, from its cpu-th on; 0: on all */
+} pg_spawn_options;
+
+int pg_process_spawn(const pg_spawn_options *options, int32_t *pid); /* in a process group of its own; no shell */
+/* Does not wait. When ended is 1: status, or -1 and the signal that ended it. */
+int pg_process_wait(int32_t pid, int32_t *ended, int32_t *status, int32_t *signal_number);
+int pg_process_kill(int32_t pid, int32_t signal_number); /* -pid: its whole group */
+int pg_lock(const char *path, int32_t *fd);              /* fd -1: another process holds it; the file says who */
+void pg_unlock(int32_t fd);
+int32_t pg_processors(void);            /* that this process may use */
+int64_t pg_disk_free(const char *path); /* bytes that a file there may still take; -1: not known */
+void pg_sleep(double duration);         /* seconds; a signal ends it early */
 /* cdef-end */
 
 #endif

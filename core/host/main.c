@@ -4,6 +4,8 @@
  * Lua reaches this file as the module perigee.host:
  *   interrupted() -> whether Ctrl-C was pressed       resume_signals() forgets it, and the promise below
  *   graceful(on)  -> with on, the first Ctrl-C only raises the flag, which the caller promises to poll
+ *   stop_signals()   from here on SIGTERM and SIGUSR1, with which a scheduler announces an end, count as Ctrl-C
+ *   last_signal() -> number of the last such signal, 0: none
  *   readline(prompt) -> line | nil, "interrupted" | nil      add_history(line)  load_history(path)  save_history(path)
  *   completer(fn)    fn(line, column) -> list of completions, length of the word they replace
  *   isatty(fd)  columns()  version  executable
@@ -27,6 +29,7 @@
 static lua_State *main_state;
 static char package_folder[PATH_MAX]; /* holds perigee/init.lua */
 static volatile sig_atomic_t pressed; /* times Ctrl-C was pressed since the last reset */
+static volatile sig_atomic_t last;    /* the signal that it was: SIGINT, or what stop_signals added */
 static volatile sig_atomic_t polite;  /* 1: a training loop polls the flag and stops by itself */
 static volatile sig_atomic_t editing; /* 1: a line is being typed; el_gets returns by itself */
 static volatile double insisted;      /* when the hook was set that has not been heard yet; 0: none */
@@ -57,7 +60,7 @@ static void raise_interrupted(lua_State *L, lua_Debug *ar) {
 /* Once asks a loop that polls, then it insists; compiled traces never call hooks, so that insisting may not be heard
  * (the REPL interprets what is typed for that reason), and one more Ctrl-C leaves a process that stays deaf. */
 static void on_interrupt(int signal_number) {
-  (void)signal_number;
+  last = signal_number;
   pressed++;
   if (editing || pressed <= polite) return;
   if (insisted > 0 && seconds() - insisted > DEAF) _exit(130);
@@ -86,6 +89,19 @@ static int host_resume_signals(lua_State *L) {
 static int host_graceful(lua_State *L) {
   polite = lua_toboolean(L, 1);
   return 0;
+}
+
+static int host_stop_signals(lua_State *L) {
+  (void)L;
+  struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
+  sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGUSR1, &action, NULL);
+  return 0;
+}
+
+static int host_last_signal(lua_State *L) {
+  lua_pushinteger(L, last);
+  return 1;
 }
 
 /* ---- line editing ------------------------------------------------------------------------------------------------ */
@@ -250,6 +266,8 @@ static int open_host(lua_State *L) {
   static const luaL_Reg functions[] = {{"interrupted", host_interrupted},
                                        {"resume_signals", host_resume_signals},
                                        {"graceful", host_graceful},
+                                       {"stop_signals", host_stop_signals},
+                                       {"last_signal", host_last_signal},
                                        {"readline", host_readline},
                                        {"add_history", host_add_history},
                                        {"load_history", host_load_history},

@@ -112,16 +112,20 @@ function recipe.apply(given)
   pg.seed(given.seed or 1)
 end
 
-local function build(declaration, given)
-  local known, by_name = {}, {}
-  for i, option in ipairs(declaration.options or {}) do known[i], by_name[option[1]] = option[1], option end
-  for key in pairs(given.options) do
-    if not by_name[key] then
-      local near = util.nearest(key, known)
-      usage("%s: unknown option '%s'%s", declaration.name, key,
-        near and (" (did you mean '" .. near .. "'?)") or ": it takes none")
-    end
+-- The option of a declaration that is called `key`.
+local function find(declaration, key)
+  local known = {}
+  for i, option in ipairs(declaration.options or {}) do
+    if option[1] == key then return option end
+    known[i] = option[1]
   end
+  local near = util.nearest(key, known)
+  usage("%s: unknown option '%s'%s", declaration.name, key,
+    near and (" (did you mean '" .. near .. "'?)") or ": it takes none")
+end
+
+local function build(declaration, given)
+  for key in pairs(given.options) do find(declaration, key) end
   local stored = given.resume and stored_options(given.resume) or { options = {} }
   local opt = {}
   for _, option in ipairs(declaration.options or {}) do
@@ -145,6 +149,7 @@ end
 function recipe.declare(declaration)
   check_declaration(declaration)
   local given = recipe.given
+  if given.inspect then error({ declaration = declaration }, 0) end
   if given.help then
     print_help(declaration, given)
     error({ help = true }, 0)
@@ -152,6 +157,33 @@ function recipe.declare(declaration)
   local opt = build(declaration, given)
   recipe.apply(opt)
   return opt
+end
+
+--- What a recipe declares, without running it further than its declaration.
+-- @param path  of the recipe
+-- @return the table that it gives to pg.recipe
+-- @raises a wrong-usage error when the file cannot be read or declares nothing, and what the file raises before
+function recipe.inspect(path)
+  local chunk, why = loadfile(path)
+  if not chunk then usage("%s", (why:gsub("^cannot open ", "cannot read the recipe "))) end
+  local before = recipe.given
+  recipe.given = { options = {}, path = path, inspect = true }
+  local ok, err = pcall(chunk)
+  recipe.given = before
+  if not ok and type(err) == "table" and err.declaration then return err.declaration end
+  if not ok then error(err, 0) end
+  usage("%s declares no options (pg.recipe)", path)
+end
+
+--- One option's value as the command line would read it.
+-- @param declaration  what recipe.inspect returns
+-- @param key, value   the option's name; a number, text, true or false
+-- @return the value, of the option's own kind
+-- @raises a wrong-usage error naming the nearest option, or the allowed range
+function recipe.value(declaration, key, value)
+  local option = find(declaration, key)
+  if type(option[2]) == "string" and type(value) == "number" then value = util.number(value) end
+  return read(option, value)
 end
 
 --- The options of a script that declares none. @return as pg.recipe.declare

@@ -6,8 +6,10 @@
 --
 -- Whole files are written to a temporary name, flushed and renamed, so that a kill at any instant leaves the previous
 -- one; metrics.jsonl and log.txt grow by whole flushed lines, and metrics are cut back to the checkpoint on resume.
+-- run.watch(run, entry), which a sweep may set, sees each logged line and returns true when the run shall stop early.
 
 local util = require "perigee.util"
+local process = require "perigee.process"
 local lfs = require "lfs"
 
 local run, Run = {}, {}
@@ -26,9 +28,7 @@ end
 
 local function number(x)
   if x ~= x or x == math.huge or x == -math.huge then return "null" end -- JSON has neither
-  if x % 1 == 0 and math.abs(x) < 2 ^ 53 then return ("%d"):format(x) end
-  local short = ("%.15g"):format(x)
-  return tonumber(short) == x and short or ("%.17g"):format(x)
+  return util.number(x)
 end
 
 local function encode(value, indent)
@@ -159,11 +159,17 @@ local function append(self, handle, path, text)
   if not ok then util.fail(0, "cannot write %s/%s: %s", self.folder, path, why) end
 end
 
---- Opens the run folder: opt.out, or runs/NAME-DATE-TIME.
+-- Two processes in one folder would spoil each other's files. Some file systems have no locks; there we trust the user.
+local function lock_folder(folder)
+  local ok, free, who = pcall(process.lock, folder .. "/.lock")
+  if ok and not free then util.fail(0, "%s is in use by %s: choose another folder", folder, who) end
+end
+
+--- Opens the run folder: opt.out, or runs/NAME-DATE-TIME. It is this process's alone until it ends.
 -- @param opt      what pg.recipe returned
 -- @param options  {tensorboard = true} writes events for TensorBoard too, as --tensorboard does
 -- @return the run: .folder, .config, .resuming, and the methods below
--- @raises when the folder belongs to another recipe or to other options, or cannot be made
+-- @raises when the folder belongs to another recipe or to other options, is in use, or cannot be made
 function run.open(opt, options)
   options = util.options("run.open", options, { tensorboard = util.none })
   local config = configuration(opt)
@@ -172,6 +178,8 @@ function run.open(opt, options)
   local old = read_config(folder)
   if old then check_same(folder, old, config) end
   make_folder(folder)
+  lock_folder(folder)
+  os.remove(folder .. "/stopped.json") -- who goes on with a run that a sweep stopped early has its reasons
   local resuming = opt.resume ~= nil and opt.resume ~= false
   local self = setmetatable({ folder = folder, config = config, opt = opt, resuming = resuming,
     quiet = opt.quiet or false, began = os.time(), logged = 0 }, Run)
@@ -213,9 +221,11 @@ function Run:log(entry)
   local memory = require("perigee").memory(self.opt.device)
   local line = { live_bytes = memory.live, peak_bytes = memory.peak }
   for key, value in pairs(entry) do line[key] = value end
+  if self.stopping then error("interrupted", 0) end -- it was asked to stop a step ago, and does not ask
   append(self, self.metrics, "metrics.jsonl", encode(line) .. "\n")
   self.logged = self.logged + 1
   if self.events then self.events:entry(line, self.logged) end
+  if run.watch then self.stopping = run.watch(self, entry) end
 end
 
 --- Writes result.json: the final figures, and the seconds that this process took.
@@ -290,11 +300,12 @@ function Run:restore()
   return require("perigee.snapshot").new(tensors, decoded)
 end
 
---- True once Ctrl-C was pressed. A loop that asks each step saves its checkpoint and returns; the exit status is 130. From
--- the first call on, one Ctrl-C no longer stops the program by itself; a second does. @return boolean
-function Run:interrupted() -- luacheck: ignore 212
+--- True once Ctrl-C was pressed, or a sweep stops the run early. A loop that asks each step saves its checkpoint and
+-- returns; the exit status is 130. From the first call on, one Ctrl-C no longer stops the program by itself; a second
+-- does. @return boolean
+function Run:interrupted()
   host.graceful(true)
-  return host.interrupted()
+  return host.interrupted() or self.stopping or false
 end
 
 -- ---- guards and pictures --------------------------------------------------------------------------------------------

@@ -35,6 +35,24 @@ function util.check(condition, format, ...)
   return condition
 end
 
+--- A finite number as text that reads back as the same: the shortest of 15 digits, or 17. @param x number @return text
+function util.number(x)
+  if x % 1 == 0 and math.abs(x) < 2 ^ 53 then return ("%d"):format(x) end
+  local short = ("%.15g"):format(x)
+  return tonumber(short) == x and short or ("%.17g"):format(x)
+end
+
+--- The first characters of a line of UTF-8 text; control characters become blanks. @param text, width @return text
+function util.clip(text, width)
+  local count, out = 0, {}
+  for character in text:gsub("%c", " "):gmatch "[%z\1-\127\194-\244][\128-\191]*" do
+    count = count + 1
+    if count > width then break end
+    out[count] = character
+  end
+  return table.concat(out)
+end
+
 -- Edit distance, for "did you mean".
 local function distance(a, b)
   local row = {}

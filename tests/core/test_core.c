@@ -3,6 +3,7 @@
 #include "core.h"
 #include "io/io.h"
 #include <png.h>
+#include <unistd.h>
 
 static int passed, failed;
 
@@ -398,6 +399,38 @@ static void test_values(void) {
   pg_release(t);
 }
 
+/* ---- other programs and locks ---- */
+
+static int run_shell(const char *script, const char *output, int32_t *signal_number) {
+  const char *argv[] = {"sh", "-c", script, NULL}, *env[] = {"PG_TEST=a b", "HOME=nowhere", NULL};
+  pg_spawn_options options = {.argv = argv, .env = env, .output = output, .orphan_signal = 9, .cpu = 0, .cpus = 1};
+  int32_t pid = 0, ended = 0, status = 0;
+  check(pg_process_spawn(&options, &pid) == PG_OK, "a program starts");
+  while (!ended && !pg_process_wait(pid, &ended, &status, signal_number)) pg_sleep(0.001);
+  return status;
+}
+
+static void test_process(void) {
+  char path[] = "/tmp/pg_test_processXXXXXX", text[64] = "";
+  int32_t signal_number = 0, fd = -1, again = 0, pid;
+  close(mkstemp(path));
+  check(run_shell("echo $PG_TEST $HOME; exit 7", path, &signal_number) == 7 && !signal_number, "its exit status");
+  FILE *f = fopen(path, "r");
+  check(f && fgets(text, sizeof text, f) && !strcmp(text, "a b nowhere\n"), "its output and environment");
+  if (f) fclose(f);
+  check(run_shell("kill -15 $$", NULL, &signal_number) == -1 && signal_number == 15, "the signal that ended it");
+  const char *missing[] = {"/no/such/program", NULL};
+  check(pg_process_spawn(&(pg_spawn_options){.argv = missing}, &pid) == PG_ERR_STATE, "what is not there is an error");
+  check(!pg_lock(path, &fd) && fd >= 0, "a file is locked");
+  check(!pg_lock(path, &again) && again == -1, "once");
+  pg_unlock(fd);
+  check(!pg_lock(path, &again) && again >= 0, "and again after it was let go");
+  pg_unlock(again);
+  check(pg_lock("/no/such/folder/x", &fd) == PG_ERR_FILE && fd == -1, "a lock in no folder is an error");
+  check(pg_processors() >= 1 && pg_disk_free("/tmp") >= 0 && pg_disk_free("/no/such/folder") == -1, "the system");
+  remove(path);
+}
+
 int main(void) {
   test_philox();
   test_memory();
@@ -411,6 +444,7 @@ int main(void) {
   test_png();
   test_loader();
   test_loader_files();
+  test_process();
   pg_memory_trim(PG_CPU);
   printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;

@@ -174,7 +174,7 @@ describe("the reference of the Lua interface", function()
       end
     end
     for _, name in ipairs { "nn", "optim", "models", "data", "fda", "regularize", "metrics", "linalg", "plot", "image",
-      "npy", "npz", "safetensors", "tokenizer", "run", "recipe", "snapshot", "progress", "forgetting",
+      "npy", "npz", "safetensors", "tokenizer", "run", "recipe", "process", "snapshot", "progress", "forgetting",
       "report", "tensorboard" } do
       look("pg." .. name .. ".", pg[name])
     end

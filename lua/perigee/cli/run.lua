@@ -64,7 +64,8 @@ local function report(err, path)
   if err.message == "interrupted" then
     return say_interrupted(path, current)
   end
-  io.stderr:write("perigee: ", (tostring(err.message):match "^[^\n]*"), "\n")
+  run.failure = tostring(err.message):match "^[^\n]*" -- a sweep keeps it
+  io.stderr:write("perigee: ", run.failure, "\n")
   if os.getenv "PERIGEE_TRACEBACK" == "1" and err.traceback then io.stderr:write(err.traceback, "\n") end
   return 1
 end
@@ -99,6 +100,7 @@ function run.main(values, words)
     return 0
   end
   if device == "cuda" then need_cuda() end
+  host.stop_signals() -- a scheduler's SIGTERM is as good as Ctrl-C
 
   if not declares and (values.seed or values.threads) then recipe.apply(recipe.given) end
   local ok, err = xpcall(chunk, describe)
