@@ -13,10 +13,11 @@ LUAJIT  := $(shell pkg-config --exists luajit 2>/dev/null && echo yes)
 # A fresh machine has none of the libraries yet; `make deps` (apt) brings them, and demo and test call it when needed.
 PACKAGES := gcc g++ make pkg-config luajit libluajit-5.1-dev libopenblas-openmp-dev libpng-dev libturbojpeg0-dev zlib1g-dev libdeflate-dev \
   libutf8proc-dev libedit-dev \
-  lua-cjson lua-argparse lua-filesystem lua-busted lua-check gnuplot-nox \
+  lua-cjson lua-argparse lua-filesystem lua-sql-sqlite3 lua-busted lua-check gnuplot-nox \
   dataset-fashion-mnist openclipart-png tuxpaint-stamps-default
-# What only tests/workbench needs: a browser, and TensorBoard from a registry into build/tensorboard.
-TEST_PACKAGES := chromium python3-venv
+# What only tests/workbench needs: a Slurm for this machine alone, a browser, and TensorBoard from a registry into
+# build/tensorboard.
+TEST_PACKAGES := slurm-wlm munge chromium python3-venv
 
 # ---- flags ------------------------------------------------------------------------------------------------------------
 # No -ffast-math anywhere: NaN and infinity must survive. errno and traps are not read, so the vectoriser need not keep them.
@@ -192,7 +193,7 @@ test: deps ## every test; the last line is "N passed, N failed"
 test-cuda: $(if $(filter real,$(CUDA)),all,cpu $(SIMULATED)) ## the CUDA tests on the simulated device; CUDA=real on this machine's GPU
 	@tests/run.sh cuda
 
-test-workbench: cpu ## reports in a browser and in TensorBoard; what is not installed is skipped (make deps-test)
+test-workbench: cpu ## sweeps under fire and through Slurm, reports in a browser; skips what is not installed (make deps-test)
 	@tests/run.sh workbench
 
 bench: all ## measure, and print one table of ratios
@@ -239,4 +240,4 @@ clean: ## remove what was built
 	rm -rf $(BUILD)
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16

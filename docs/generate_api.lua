@@ -52,6 +52,7 @@ local MODULES = {
   { "pg.recipe", "recipe", { recipe = "pg.recipe" } },
   { "pg.run", "run", { run = "pg.run", Run = "run" } },
   { "pg.snapshot", "snapshot", { snapshot = "pg.snapshot", Saved = "saved" } },
+  { "pg.sweep", "sweep", { sweep = "pg.sweep" } },
   { "pg.process", "process", { process = "pg.process" } },
   { "pg.progress", "progress", { progress = "pg.progress", Bar = "bar" } },
   { "pg.plot", "plot", { plot = "pg.plot" } },

@@ -5,7 +5,7 @@ local host = require "perigee.host"
 local args = require "perigee.cli.args"
 local util = require "perigee.util"
 
-local COMMANDS = { "run", "repl", "report", "watch", "inspect", "doctor" }
+local COMMANDS = { "run", "repl", "sweep", "report", "watch", "inspect", "doctor" }
 local WORDS = { "--version", "--help", unpack(COMMANDS) }
 
 local HELP = [[
@@ -15,6 +15,7 @@ Fine-tunes vision models without forgetting.
 
   run RECIPE.lua     run a recipe, or any Lua file, with a run folder of its own
   repl [FILE.lua]    type Lua with `pg` loaded
+  sweep FILE.lua     many runs of a recipe: grids, ranges, seeds, early stopping; on this machine or through Slurm
   report RUN...      many runs side by side: one HTML file, PNG files, Markdown, CSV
   watch RUN          follow a run in the terminal: losses, rate, time left
   inspect FILE|RUN   tensors in a .safetensors, .npy or .npz; options and results of a run folder
