@@ -12,8 +12,13 @@ local pictures = require "perigee.data.pictures"
 local sets = require "perigee.data.sets"
 local arrays = require "perigee.data.sets.arrays"
 
-local data = { concepts = concepts.new, concept_values = concepts.values, random = random.new,
-  captions = require "perigee.data.captions" }
+local data = { concepts = concepts.new, concept_values = concepts.values, captions = require "perigee.data.captions" }
+
+--- A generator of its own for the choices that data needs; the global one never moves.
+-- @param seed, stream  as perigee.data.random.new takes them: whole numbers
+-- @return an object with :below(n), a whole number in 1..n, and :permutation(n), a list
+data.random = random.new
+
 
 local function positions(list) return pg.tensor(list, { dtype = "int32" }) end
 

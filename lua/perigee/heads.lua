@@ -50,7 +50,7 @@ function Flyp:init(o)
   self.text = o.clip.text -- its only parameters: the scale of the logits stays as it is
 end
 
---- FLYP (Goyal et al., arXiv 2212.00638): the contrastive loss of pre-training on the images and the sentences of their
+-- FLYP (Goyal et al., arXiv 2212.00638): the contrastive loss of pre-training on the images and the sentences of their
 -- classes, both ways; the diagonal is right, whether a class stands once in the batch or more often.
 -- @param features (B, D) of the images
 -- @param labels   (B) int32 from 1

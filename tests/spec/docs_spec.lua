@@ -175,7 +175,7 @@ describe("the reference of the Lua interface", function()
     end
     for _, name in ipairs { "nn", "optim", "models", "data", "fda", "regularize", "metrics", "linalg", "plot", "image",
       "npy", "npz", "safetensors", "tokenizer", "run", "recipe", "sweep", "process", "snapshot", "progress",
-      "forgetting", "report", "tensorboard" } do
+      "forgetting", "benchmark", "heads", "stats", "report", "tensorboard" } do
       look("pg." .. name .. ".", pg[name])
     end
     local own = {}
