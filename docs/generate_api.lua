@@ -62,7 +62,6 @@ local MODULES = {
   { "pg.stats", "stats", { stats = "pg.stats" } },
   { "pg.forgetting", "forgetting", { forgetting = "pg.forgetting" } },
   { "pg.report", "report", { report = "pg.report" } },
-  { "pg.report: statistics", "report/statistics", { statistics = "pg.report.statistics" } },
   { "pg.tensorboard", "tensorboard", { tensorboard = "pg.tensorboard", Events = "events" } },
   { "pg.util", "util", { util = "pg.util" } },
 }

@@ -35,7 +35,7 @@ for _, name in ipairs(folders) do
   local group, seed = name:match "^([%w_]+)%-(%d+)$"
   local result = read(opt.folder .. "/" .. name .. "/result.json")
   if result then
-    task = result.task
+    task = result.tasks[1]
     if not before[seed] then before[seed], seeds[#seeds + 1] = result.before, seed end
     for _, row in ipairs(result.rows) do
       local method = group:sub(1, #row.method + 1) == row.method .. "_" and group or row.method
@@ -52,21 +52,11 @@ pg.util.check(task, "collect: there is no finished run in %s", opt.folder)
 
 -- ---- which tasks count; means and intervals -----------------------------------------------------------------------------
 
-local T = { 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262 } -- Student's t, 97.5%, 1.. degrees of freedom
-
-local function interval(values)
-  local n, sum, square = #values, 0, 0
-  for _, v in ipairs(values) do sum = sum + v end
-  local mean = sum / n
-  for _, v in ipairs(values) do square = square + (v - mean) ^ 2 end
-  return mean, n > 1 and (T[n - 1] or 2) * math.sqrt(square / (n - 1) / n) or 0
-end
-
 local counted, told = {}, {}
 for _, t in ipairs(pg.data.tasks()) do
   local values = {}
   for _, seed in ipairs(seeds) do values[#values + 1] = 100 * before[seed][t.name] end
-  local mean, half = interval(values)
+  local mean, half = pg.stats.interval(values)
   local counts = t.name ~= task and mean >= opt.least and mean <= opt.most
   if counts then counted[#counted + 1] = t.name end
   told[#told + 1] = ("| %s | %.1f ± %.1f | %s |"):format(t.name, mean, half,
@@ -78,13 +68,13 @@ local function summary(cell)
   for i, row in ipairs(cell.runs) do
     local sum = 0
     for _, name in ipairs(counted) do sum = sum + 100 * row.tasks[name] end
-    a[i], d[i], all[i], drift[i] = 100 * row.a_lp, sum / #counted, 100 * row.delta_lp, row.l2_drift or 0
+    a[i], d[i], all[i], drift[i] = 100 * row.a_lp, sum / #counted, 100 * row.delta_lp, row.l2[task]
   end
   local s = { method = cell.method, weight = cell.weight, seeds = #cell.runs, a = a, d = d }
-  s.a_lp, s.a_lp_half = interval(a)
-  s.delta_lp, s.delta_lp_half = interval(d)
-  s.delta_all = interval(all)
-  s.l2_drift = interval(drift)
+  s.a_lp, s.a_lp_half = pg.stats.interval(a)
+  s.delta_lp, s.delta_lp_half = pg.stats.interval(d)
+  s.delta_all = pg.stats.interval(all)
+  s.l2_drift = pg.stats.interval(drift)
   return s
 end
 

@@ -42,7 +42,8 @@ for _, group in ipairs(GROUPS) do -- what the claim rests on first, over all see
     local chosen = not wanted and not group.extra or wanted and wanted:find("," .. name .. ",", 1, true)
     if chosen and not lfs.attributes(out .. "/result.json") then
       local where = lfs.attributes(out .. "/checkpoint.safetensors") and "--resume" or "--out"
-      commands[#commands + 1] = table.concat({ "build/perigee run recipes/end_to_end.lua", "task=" .. opt.task,
+      commands[#commands + 1] = table.concat({ "build/perigee run recipes/end_to_end.lua",
+        "model=vit_small.safetensors", "task=" .. opt.task,
         "steps=" .. opt.steps, "test=2000", settings, "--seed " .. seed, "--threads 1 --quiet", where, out }, " ")
     end
   end

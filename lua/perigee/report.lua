@@ -10,9 +10,9 @@
 
 local util = require "perigee.util"
 local runs = require "perigee.report.runs"
-local statistics = require "perigee.report.statistics"
+local stats = require "perigee.stats"
 
-local report = { statistics = statistics }
+local report = { stats = stats }
 
 local NESTED = 4    -- levels of a result that are followed
 local FIGURES = 500 -- columns of figures
@@ -344,7 +344,7 @@ function report.groups(collected, by)
   end
   for _, group in ipairs(groups) do
     for key, values in pairs(group.figures) do
-      local mean, half = statistics.interval(values)
+      local mean, half = stats.interval(values)
       group.figures[key] = { mean = mean, half = half, n = #values }
     end
   end

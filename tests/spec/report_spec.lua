@@ -55,15 +55,15 @@ describe("reports", function()
   -- ---- statistics -------------------------------------------------------------------------------------------------
 
   it("have scipy's quantiles and intervals", function()
-    for df, t in pairs(BOUNDS.quantiles) do near(t, report.statistics.t(tonumber(df)), 1e-9) end
+    for df, t in pairs(BOUNDS.quantiles) do near(t, report.stats.t(tonumber(df)), 1e-9) end
     for _, sample in ipairs(BOUNDS.samples) do
-      local mean, half = report.statistics.interval(sample.values)
+      local mean, half = report.stats.interval(sample.values)
       near(sample.mean, mean)
       near(sample.half, half, 1e-9)
     end
-    near(math.tan(0.475 * math.pi), report.statistics.t(1), 1e-12) -- closed forms: scipy's quantiles end at ten digits
-    near(0.95 * math.sqrt(2 / (1 - 0.95 ^ 2)), report.statistics.t(2), 1e-12)
-    local mean, half = report.statistics.interval { 3 }
+    near(math.tan(0.475 * math.pi), report.stats.t(1), 1e-12) -- closed forms: scipy's quantiles end at ten digits
+    near(0.95 * math.sqrt(2 / (1 - 0.95 ^ 2)), report.stats.t(2), 1e-12)
+    local mean, half = report.stats.interval { 3 }
     assert.equal(3, mean)
     assert.is_true(half ~= half)
   end)

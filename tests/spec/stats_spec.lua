@@ -13,7 +13,7 @@ describe("stats", function()
   it("know Student's t", function()
     for degrees, t in pairs { [1] = 12.70620474, [4] = 2.77644511, [10] = 2.22813885, [11] = 2.20098516, [15] = 2.13144955,
       [30] = 2.04227246, [100] = 1.98397152 } do
-      near(t, stats.t(degrees), 1e-4 * t)
+      near(t, stats.t(degrees), 1e-8 * t)
     end
   end)
 
@@ -23,8 +23,9 @@ describe("stats", function()
     near(1.0803190, half, 1e-4)
     mean, half = stats.interval { 3 }
     assert.are.equal(3, mean)
-    assert.are.equal(0, half)
-    assert.has_error(function() stats.interval {} end)
+    assert.is_true(half ~= half) -- nothing is known of it
+    mean = stats.interval {}
+    assert.is_true(mean ~= mean)
   end)
 
   it("correlate, by value and by rank, with ties", function()

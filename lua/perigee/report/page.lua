@@ -150,7 +150,7 @@ local function cell(value) return value == nil and "null" or encode(value) end
 
 local function data_of(report, collected, options, metrics)
   local quantiles = {}
-  for df = 1, math.max(1, #collected.lines - 1) do quantiles[df] = report.statistics.t(df) end
+  for df = 1, math.max(1, #collected.lines - 1) do quantiles[df] = report.stats.t(df) end
   local by = options.group ~= "all" and tables.group_by(report, collected, options.group)
   if by then report.groups(collected, by) end -- raises on a name that is none
   return record {
