@@ -1,6 +1,7 @@
 -- collect.lua - what the runs of run.lua say together: for every method and weight the mean over the ten fine-tuned tasks
 -- of A_LP and Delta_LP, with 95% intervals over seeds; and, of each method, the weight that forgets least among those that
--- learn as much. Writes results.md, results.json, curves.png and points.json (for experiments/02_forgetting_and_distance).
+-- learn as much. Writes results.md, results.json, curves.png and rows.jsonl, every row of every run, from which the tables can
+-- be made again, which experiments/02_forgetting_and_distance reads, and which tells run.lua what need not be run again.
 
 local pg = require "perigee"
 local lfs = require "lfs"
@@ -11,7 +12,7 @@ local opt = pg.recipe {
   help = "Gather the run folders of the benchmark into a table and a picture.",
   options = {
     { "folder", "runs/01_end_to_end", help = "where the run folders are" },
-    { "into", "experiments/01_end_to_end", help = "where results.md, results.json, points.json and curves.png go" },
+    { "into", "experiments/01_end_to_end", help = "where results.md, results.json, rows.jsonl and curves.png go" },
     { "matched", 1.0, min = 0, real = true, help = "points of A_LP below LP-FT that still count as learning as much" },
   },
 }
@@ -19,15 +20,8 @@ pg.run.open(opt)
 
 -- ---- the runs -----------------------------------------------------------------------------------------------------------
 
-local tasks, cells, order, before, points = {}, {}, {}, {}, {}
+local tasks, cells, order, before, all = {}, {}, {}, {}, {}
 for i, task in ipairs(pg.data.tasks()) do tasks[i], before[task.name] = task.name, {} end
-
-local function read(path)
-  local file = io.open(path, "rb")
-  local text = file and file:read "*a"
-  if file then file:close() end
-  return text and json.decode(text)
-end
 
 local function add(group, seed, row)
   local method = group == "levers" and row.method .. ", all depths" or row.method
@@ -36,25 +30,33 @@ local function add(group, seed, row)
     cells[key] = { method = method, weight = row.weight, seeds = {} }
     order[#order + 1] = key
   end
-  cells[key].seeds[seed] = cells[key].seeds[seed] or {}
-  cells[key].seeds[seed][row.task] = row
-  for name, otdd in pairs(row.otdd or {}) do
-    if name ~= row.task then
-      points[#points + 1] = { method = row.method, tuned = row.task, task = name, seed = tonumber(seed),
-        delta_lp = 100 * row.tasks[name], otdd = otdd, l2 = row.l2[name] }
-    end
+  local seeds = cells[key].seeds
+  seeds[seed] = seeds[seed] or {}
+  if seeds[seed][row.task] then return end -- kept from an earlier collection
+  seeds[seed][row.task], before[row.task][seed] = row, 100 * row.before
+  all[#all + 1] = { group = group, seed = seed, row = row }
+end
+
+local kept = io.open(opt.into .. "/rows.jsonl", "rb")
+if kept then
+  for line in kept:lines() do
+    local entry = json.decode(line)
+    add(entry.group, entry.seed, entry.row)
   end
+  kept:close()
 end
 
 local folders = {}
-for name in lfs.dir(opt.folder) do folders[#folders + 1] = name end
+if lfs.attributes(opt.folder, "mode") == "directory" then
+  for name in lfs.dir(opt.folder) do folders[#folders + 1] = name end
+end
 table.sort(folders)
 for _, name in ipairs(folders) do
-  local group, task, seed = name:match "^(%a+)%-([%w_]+)%-(%d+)$"
-  local result = group and read(("%s/%s/result.json"):format(opt.folder, name))
-  if result then
-    before[task][seed] = 100 * result.rows[1].before
-    for _, row in ipairs(result.rows) do add(group, seed, row) end
+  local group, _, seed = name:match "^(%a+)%-([%w_]+)%-(%d+)$"
+  local file = group and io.open(("%s/%s/result.json"):format(opt.folder, name), "rb")
+  if file then
+    for _, row in ipairs(json.decode(file:read "*a").rows) do add(group, tonumber(seed), row) end
+    file:close()
   end
 end
 pg.util.check(#order > 0, "collect: there is no finished run in %s", opt.folder)
@@ -106,6 +108,11 @@ end
 local lines = {}
 local function say(format, ...) lines[#lines + 1] = format:format(...) end
 
+-- "62.9 ± 0.4", or the mean alone of a single seed.
+local function pair(format, mean, half)
+  return format:format(mean) .. (half == half and (" ± " .. format:gsub("%+", "")):format(half) or "")
+end
+
 say("Every method at its best weight: the one that forgets least among those whose A_LP lies within %g points of LP-FT's.",
   opt.matched)
 say("Mean Delta_LP by the task that was fine-tuned on (points; over the nine others, then over seeds), and over all ten")
@@ -115,8 +122,8 @@ for _, task in ipairs(tasks) do head, rule = head .. " " .. task .. " |", rule .
 say("%s\n%s", head, rule)
 for _, s in ipairs(rows) do
   if best[s.method] == s then
-    local line = ("| %s | %s | %d | %.1f ± %.1f | %+.2f ± %.2f |"):format(s.method, s.weight and ("%g"):format(s.weight) or "",
-      s.seeds, s.a_lp, s.a_half, s.delta_lp, s.delta_half)
+    local line = ("| %s | %s | %d | %s | %s |"):format(s.method, s.weight and ("%g"):format(s.weight) or "", s.seeds,
+      pair("%.1f", s.a_lp, s.a_half), pair("%+.2f", s.delta_lp, s.delta_half))
     for _, task in ipairs(tasks) do line = line .. (s.by[task] and (" %+.1f |"):format(s.by[task][1]) or " |") end
     say("%s", line)
   end
@@ -125,22 +132,31 @@ end
 say("\nEvery weight:\n\n| method | weight | seeds | A_LP | mean Delta_LP | learns as much |")
 say("| --- | --- | --- | --- | --- | --- |")
 for _, s in ipairs(rows) do
-  say("| %s | %s | %d | %.1f ± %.1f | %+.2f ± %.2f | %s |", s.method, s.weight and ("%g"):format(s.weight) or "", s.seeds,
-    s.a_lp, s.a_half, s.delta_lp, s.delta_half, s.matched and "yes" or "no")
+  say("| %s | %s | %d | %s | %s | %s |", s.method, s.weight and ("%g"):format(s.weight) or "", s.seeds,
+    pair("%.1f", s.a_lp, s.a_half), pair("%+.2f", s.delta_lp, s.delta_half), s.matched and "yes" or "no")
 end
 
 say("\nThe tasks before any fine-tuning: linear probe with as many labels as fine-tuning sees.\n\n| task | A_LP |\n| --- | --- |")
 for _, task in ipairs(tasks) do
   local values = {}
   for _, value in pairs(before[task]) do values[#values + 1] = value end
-  if #values > 0 then say("| %s | %.1f ± %.1f |", task, pg.stats.interval(values)) end
+  if #values > 0 then say("| %s | %s |", task, pair("%.1f", pg.stats.interval(values))) end
 end
 
 local text = table.concat(lines, "\n") .. "\n"
 io.write(text)
 pg.util.write_file(opt.into .. "/results.md", text)
 pg.util.write_file(opt.into .. "/results.json", pg.run.encode({ rows = rows }, "") .. "\n")
-pg.util.write_file(opt.into .. "/points.json", json.encode(points) .. "\n")
+local function short(value) -- six digits are enough to make the tables again
+  if type(value) == "number" then return tonumber(("%.6g"):format(value)) end
+  if type(value) ~= "table" then return value end
+  local copy = {}
+  for key, inner in pairs(value) do copy[key] = short(inner) end
+  return copy
+end
+for i, entry in ipairs(all) do all[i] = pg.run.encode(short(entry)) end
+table.sort(all)
+pg.util.write_file(opt.into .. "/rows.jsonl", table.concat(all, "\n") .. "\n")
 
 -- ---- the curves -----------------------------------------------------------------------------------------------------------
 
@@ -152,7 +168,8 @@ for _, s in ipairs(rows) do
   end
   local one = at[s.method]
   one.x[#one.x + 1], one.y[#one.y + 1] = s.a_lp, s.delta_lp
-  one.xerr[#one.xerr + 1], one.yerr[#one.yerr + 1] = s.a_half, s.delta_half
+  one.xerr[#one.xerr + 1], one.yerr[#one.yerr + 1] = s.a_half == s.a_half and s.a_half or 0, s.delta_half == s.delta_half
+    and s.delta_half or 0
 end
 pg.plot.scatter_curves(opt.into .. "/curves.png", { title = "Perigee-10: what was learnt, what was forgotten",
   xlabel = "A_LP (%), mean of ten tasks", ylabel = "mean Delta_LP (points)", series = series })

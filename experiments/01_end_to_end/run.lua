@@ -25,6 +25,13 @@ local GROUPS = {
   levers = "method=fda:10 depths=all",
 }
 
+-- What collect.lua has gathered already need not be run again.
+local done, rows = {}, io.open "experiments/01_end_to_end/rows.jsonl"
+for line in rows and rows:lines() or pairs {} do
+  local entry = require("cjson").decode(line)
+  done[("%s-%s-%d"):format(entry.group, entry.row.task, entry.seed)] = true
+end
+
 local commands = {}
 lfs.mkdir "runs"
 lfs.mkdir(opt.folder)
@@ -32,8 +39,9 @@ for group in opt.groups:gmatch "[^,%s]+" do
   pg.util.check(GROUPS[group], "groups: there is no group '%s': main, weak, strong, levers", group)
   for seed = 1, opt.seeds do
     for _, task in ipairs(pg.data.tasks()) do
-      local out = ("%s/%s-%s-%d"):format(opt.folder, group, task.name, seed)
-      if not lfs.attributes(out .. "/result.json") then
+      local name = ("%s-%s-%d"):format(group, task.name, seed)
+      local out = opt.folder .. "/" .. name
+      if not done[name] and not lfs.attributes(out .. "/result.json") then
         local where = lfs.attributes(out .. "/checkpoint.safetensors") and "--resume" or "--out"
         commands[#commands + 1] = table.concat({ "build/perigee run recipes/end_to_end.lua", "task=" .. task.name,
           "probe_steps=100 steps=" .. opt.steps, GROUPS[group], "--seed " .. seed, "--threads 1 --quiet", where, out }, " ")

@@ -8,17 +8,32 @@ local opt = pg.recipe {
   name = "collect",
   help = "Correlate Delta_LP with OTDD and with L2 drift.",
   options = {
-    { "points", "experiments/01_end_to_end/points.json", help = "what collect.lua of experiment 01 wrote" },
+    { "rows", "experiments/01_end_to_end/rows.jsonl", help = "what collect.lua of experiment 01 wrote" },
     { "into", "experiments/02_forgetting_and_distance", help = "where results.md, otdd.png and l2.png go" },
     { "draws", 2000, min = 100, help = "bootstrap draws" },
   },
 }
 pg.run.open(opt)
 
-local file = pg.util.check(io.open(opt.points, "rb"), "%s is not there: run experiments/01_end_to_end/collect.lua first",
-  opt.points)
-local points = require("cjson").decode(file:read "*a")
+local file = pg.util.check(io.open(opt.rows, "rb"), "%s is not there: run experiments/01_end_to_end/collect.lua first", opt.rows)
+local points = {}
+for line in file:lines() do
+  local entry = require("cjson").decode(line)
+  local row = entry.row
+  for task, otdd in pairs(row.otdd or {}) do
+    if task ~= row.task then
+      points[#points + 1] = { method = row.method, tuned = row.task, task = task, seed = entry.seed,
+        delta_lp = 100 * row.tasks[task], otdd = otdd, l2 = row.l2[task] }
+    end
+  end
+end
 file:close()
+table.sort(points, function(a, b) -- the bootstrap draws from them in this order
+  for _, field in ipairs { "method", "tuned", "seed" } do
+    if a[field] ~= b[field] then return a[field] < b[field] end
+  end
+  return a.task < b.task
+end)
 
 local lines = {}
 local function say(format, ...) lines[#lines + 1] = format:format(...) end
