@@ -14,140 +14,39 @@ local util = require "perigee.util"
 
 local regularize = {}
 local function pg() return require "perigee" end
+local registry = require("perigee.registry").new "regularize"
 
 -- ---- methods are files -------------------------------------------------------------------------------------------------
 
 --- The names that regularize.new takes: every file perigee/regularize/NAME.lua on package.path. @return a sorted list
-function regularize.names()
-  local lfs, names, seen = require "lfs", {}, {}
-  for template in package.path:gmatch "[^;]+" do
-    local folder = template:match "^(.*)%?%.lua$"
-    folder = folder and folder .. "perigee/regularize"
-    if folder and lfs.attributes(folder, "mode") == "directory" then
-      for file in lfs.dir(folder) do
-        local name = file:match "^([%a_][%w_]*)%.lua$"
-        if name and not seen[name] then names[#names + 1], seen[name] = name, true end
-      end
-    end
-  end
-  table.sort(names)
-  return names
-end
-
-local function method_of(name)
-  local module = type(name) == "string" and name:match "^[%a_][%w_]*$" and "perigee.regularize." .. name
-  if module and (package.loaded[module] or package.searchpath(module, package.path)) then return require(module) end
-end
-
-local function known(name)
-  local method = method_of(name)
-  if not method then
-    util.fail(0, "regularize: there is no method '%s' (did you mean '%s'?)", tostring(name),
-      tostring(util.nearest(tostring(name), regularize.names())))
-  end
-  return method
-end
+function regularize.names() return registry.names() end
 
 -- regularize.NAME(pretrained, options) is regularize.new("NAME", pretrained, options).
 setmetatable(regularize, { __index = function(_, name)
-  return method_of(name) and function(pretrained, options) return regularize.new(name, pretrained, options) end
+  return registry.find(name) and function(pretrained, options) return regularize.new(name, pretrained, options) end
 end })
-
--- ---- options -----------------------------------------------------------------------------------------------------------
 
 --- What a method can be told, for a recipe to show.
 -- @param name  a method
 -- @return a list of {name, default, help =, min =, max =, choices =, ...}
 -- @raises on an unknown method, naming the nearest
-function regularize.options(name)
-  local list = {}
-  for i, option in ipairs(known(name).options) do
-    list[i] = {}
-    for key, value in pairs(option) do list[i][key] = value end
-  end
-  return list
-end
+function regularize.options(name) return registry.options(name) end
 
 --- One line about a method, and where it comes from. @param name a method @return two strings
-function regularize.help(name) return known(name).help, known(name).source end
-
-local function whole(option) return type(option[2]) == "number" and option[2] % 1 == 0 and not option.real end
-
-local function wanted(option)
-  if option.object then return option.object end
-  if option.choices then return "one of " .. table.concat(option.choices, ", ") end
-  if option.list then return ("\"%s\", \"all\" or a list of depths"):format(option[2]) end
-  if type(option[2]) == "boolean" then return "true or false" end
-  local text = whole(option) and "a whole number" or "a number"
-  if option.min then text = text .. (", %g or more"):format(option.min) end
-  if option.max then text = text .. (", %g or less"):format(option.max) end
-  return option.or_number and ("\"%s\" or %s"):format(option[2], text) or text
-end
-
-local function allowed(option, value)
-  if option.object then return type(value) == "table" or type(value) == "function" end
-  if option.list then return type(value) == "table" or type(value) == "string" end
-  if option.choices then
-    for _, choice in ipairs(option.choices) do
-      if choice == value then return true end
-    end
-    return false
-  end
-  if type(option[2]) == "boolean" then return type(value) == "boolean" end
-  if option.or_number and value == option[2] then return true end
-  return type(value) == "number" and math.abs(value) < math.huge and (not whole(option) or value % 1 == 0)
-    and value >= (option.min or -math.huge) and value <= (option.max or math.huge)
-end
-
--- `given` over the declared defaults; text stands for a number where a recipe has nothing else.
-local function settle(name, options, given)
-  local defaults = {}
-  for _, option in ipairs(options) do defaults[option[1]] = option[2] == nil and util.none or option[2] end
-  local result = util.options(name, given, defaults)
-  for _, option in ipairs(options) do
-    local key = option[1]
-    if option.or_number and type(result[key]) == "string" then result[key] = tonumber(result[key]) or result[key] end
-    util.check(result[key] ~= nil or not option.required, "%s: the option '%s' is missing: %s", name, key, wanted(option))
-    util.check(result[key] == nil or allowed(option, result[key]), "%s: %s = %s, but it must be %s", name, key,
-      tostring(result[key]), wanted(option))
-  end
-  return result
-end
+function regularize.help(name) return registry.known(name).help, registry.known(name).source end
 
 --- The options of several methods in one list, for a recipe to declare; where methods differ in a default it is "own",
 -- which is each method's own. Objects, which have no text, are left out.
 -- @param names   list of methods
 -- @param except  set of option names that the recipe gives itself, or nil
 -- @return a list, as pg.recipe takes it
-function regularize.recipe_options(names, except)
-  local list, seen = {}, {}
-  for _, name in ipairs(names) do
-    for _, option in ipairs(regularize.options(name)) do
-      local key, other = option[1], seen[option[1]]
-      if other then
-        if other[2] ~= option[2] then
-          other[2], other.help = "own", other.help .. " (" .. name .. ": " .. option.help .. ")"
-        end
-      elseif not option.object and not (except and except[key]) then
-        seen[key], list[#list + 1] = option, option
-      end
-    end
-  end
-  return list
-end
+function regularize.recipe_options(names, except) return registry.recipe_options(names, except) end
 
 --- What of a recipe's options a method takes; "own" is left to its default.
 -- @param name  a method
 -- @param opt   what pg.recipe returned
 -- @return a table of options for regularize.new
-function regularize.pick(name, opt)
-  local settings = {}
-  for _, option in ipairs(regularize.options(name)) do
-    local value = opt[option[1]]
-    if value ~= "own" then settings[option[1]] = value end
-  end
-  return settings
-end
+function regularize.pick(name, opt) return registry.pick(name, opt) end
 
 -- ---- a regulariser -----------------------------------------------------------------------------------------------------
 
@@ -160,8 +59,8 @@ end
 --          optimizer where it trains something itself, :state() -> {tensors, scalars}, :restore(state)}
 -- @raises on an unknown method or option, naming the nearest, and on a value out of range
 function regularize.new(name, pretrained, options)
-  local method = known(name)
-  local settings = settle(name, method.options, options)
+  local method = registry.known(name)
+  local settings = registry.settle(name, options)
   util.check(#method.options == 0 or type(pretrained) == "table" and pretrained.parameters,
     "regularize: %s needs the pre-trained model, got %s", name, type(pretrained))
   local self = method.new(pretrained, settings)
