@@ -180,6 +180,7 @@ end
 
 local tasks = require "perigee.data.tasks"
 data.tasks, data.task, data.pretraining = tasks.list, tasks.task, tasks.pretraining
+data.sequence = require "perigee.data.sequences"
 
 -- ---- batches ------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 -- perigee - tensors with automatic differentiation, and fine-tuning that forgets less. `local pg = require "perigee"`.
 --
 -- Ops stand here by name (docs/ops.md lists them); the rest is in modules that load when first used: pg.nn, pg.optim,
--- pg.models, pg.data, pg.image, pg.npy, pg.npz, pg.safetensors, pg.tokenizer, pg.fda, pg.regularize, pg.metrics,
+-- pg.models, pg.data, pg.image, pg.npy, pg.npz, pg.safetensors, pg.tokenizer, pg.fda, pg.regularize, pg.continual, pg.metrics,
 -- pg.linalg, pg.run, pg.recipe, pg.plot and the others in this folder (docs/api.md).
 
 local ffi = require "ffi"

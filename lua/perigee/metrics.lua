@@ -207,6 +207,6 @@ function metrics.delta_lp(before, after, tuned)
   return sum / n, each
 end
 
-for _, part in ipairs { "perigee.metrics.sinkhorn", "perigee.metrics.otdd" } do require(part)(metrics) end
+for _, part in ipairs { "sinkhorn", "otdd", "continual" } do require("perigee.metrics." .. part)(metrics) end
 
 return metrics

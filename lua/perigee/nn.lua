@@ -169,6 +169,27 @@ function Module:to(word)
   return self
 end
 
+--- A copy as the module stands now, with parameters of its own that are frozen; what is no parameter is shared.
+-- @return a module of the same class
+function Module:frozen()
+  local copies = {} -- one a parameter, so that sharing survives
+  local function copy(module)
+    local twin = setmetatable({}, getmetatable(module))
+    for key, value in pairs(module) do
+      if nn.is_module(value) then value = copy(value)
+      elseif pg.is_tensor(value) then
+        local address = address_of(value)
+        copies[address] = copies[address] or value:detach():clone()
+        value = copies[address]
+      end
+      rawset(twin, key, value)
+    end
+    rawset(twin, "_order", { unpack(module._order) })
+    return twin
+  end
+  return copy(self)
+end
+
 --- Lets go of every gradient.
 function Module:zero_grad()
   for _, p in ipairs(self:parameters()) do p.grad = nil end
@@ -280,7 +301,9 @@ end
 
 --- nn.Attention(width, heads, {causal = false, bias = true, init = "normal", std = 0.02}): multi-head self-attention with
 -- one packed projection for queries, keys and values (rows in that order). Vaswani et al., arXiv 1706.03762, section 3.2.
--- @return forward(x, mask): (B, T, width) -> (B, T, width); mask, (T, T) or (1 or B, 1 or heads, T, T), is added to the scores
+-- @return forward(x, mask, prefix): (B, T, width) -> (B, T, width); mask, (T, T) or (1 or B, 1 or heads, T, T), is added to
+--   the scores; prefix = {keys, values}, each (B, L, width), stand before the projected ones (prefix tuning: Li and Liang,
+--   arXiv 2101.00190)
 -- @raises when the width does not divide by the heads
 nn.Attention = nn.class "Attention"
 function nn.Attention:init(width, heads, options)
@@ -293,10 +316,15 @@ function nn.Attention:init(width, heads, options)
   self.qkv = nn.Linear(width, 3 * width, layer)
   self.proj = nn.Linear(width, width, layer)
 end
-function nn.Attention:forward(x, mask)
+function nn.Attention:forward(x, mask, prefix)
   local batch, length, width = unpack(x:shape())
   local qkv = self.qkv(x):reshape(batch, length, 3, self.heads, width / self.heads):permute(3, 1, 4, 2, 5)
-  local y = pg.attention(qkv:select(1, 1), qkv:select(1, 2), qkv:select(1, 3), mask, { causal = self.causal })
+  local q, k, v = qkv:select(1, 1), qkv:select(1, 2), qkv:select(1, 3)
+  if prefix then
+    local function heads(t) return t:reshape(batch, t:size(2), self.heads, width / self.heads):transpose(2, 3) end
+    k, v = pg.cat({ heads(prefix[1]), k }, 3), pg.cat({ heads(prefix[2]), v }, 3)
+  end
+  local y = pg.attention(q, k, v, mask, { causal = self.causal })
   return self.proj(y:transpose(2, 3):reshape(batch, length, width))
 end
 

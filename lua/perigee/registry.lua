@@ -1,16 +1,17 @@
--- registry.lua - methods that are files: whatever stands in a folder perigee/KIND/NAME.lua on package.path is a method of
--- that kind, by its name (regularize.lua, continual.lua). Here is how they are found, and how their options are read.
+-- registry.lua - methods that are files: whatever stands in a folder perigee/KIND/NAME.lua on package.path is a method
+-- of that kind, by its name (regularize.lua, continual.lua). Here is how they are found, and how their options are
+-- read.
 --
--- A method is a table {help = one line, source = paper, options = list, ...}. An option is {name, default, help =, min =,
--- max =, choices =, real = true, or_number = true, object = "what", required = true}, as pg.recipe declares them: a whole
--- default means whole numbers unless `real`; `or_number` lets a number stand in place of the word; `object` is something
--- that has no text (a module, an iterator).
+-- A method is a table {help = one line, source = paper, options = list, ...}. An option is {name, default, help =, min
+-- =, max =, choices =, real = true, or_number = true, object = "what", required = true}, as pg.recipe declares them: a
+-- whole default means whole numbers unless `real`; `or_number` lets a number stand in place of the word; `object` is
+-- something that has no text (a module, an iterator).
 
 local util = require "perigee.util"
 
 local registry = {}
 
--- ---- one option --------------------------------------------------------------------------------------------------------
+-- ---- one option ----------------------------------------------------------------------------------------------------
 
 local function whole(option) return type(option[2]) == "number" and option[2] % 1 == 0 and not option.real end
 
@@ -41,7 +42,7 @@ local function allowed(option, value)
 end
 
 
--- ---- the methods of a kind ---------------------------------------------------------------------------------------------
+-- ---- the methods of a kind ----------------------------------------------------------------------------------------
 
 local function listed(kind)
   local lfs, names, seen = require "lfs", {}, {}
@@ -61,9 +62,9 @@ end
 
 --- The methods of one kind.
 -- @param kind  the folder below perigee, which messages begin with
--- @return {names() -> sorted list, find(name) -> method or nil, known(name) -> method, or an error that names the nearest,
---   options(name) -> a copy of its list, settle(name, given) -> every option's value, recipe_options(names, except) -> a
---   list for pg.recipe, pick(name, opt) -> what of a recipe's options the method takes}
+-- @return {names() -> sorted list, find(name) -> method or nil, known(name) -> method, or an error that names the
+--   nearest, options(name) -> a copy of its list, settle(name, given) -> every option's value, recipe_options(names,
+--   except) -> a list for pg.recipe, pick(name, opt) -> what of a recipe's options the method takes}
 function registry.new(kind)
   local self = {}
   function self.names() return listed(kind) end
@@ -99,7 +100,8 @@ function registry.new(kind)
     for _, option in ipairs(options) do
       local key = option[1]
       if option.or_number and type(result[key]) == "string" then result[key] = tonumber(result[key]) or result[key] end
-      util.check(result[key] ~= nil or not option.required, "%s: the option '%s' is missing: %s", name, key, wanted(option))
+      util.check(result[key] ~= nil or not option.required, "%s: the option '%s' is missing: %s", name, key,
+        wanted(option))
       util.check(result[key] == nil or allowed(option, result[key]), "%s: %s = %s, but it must be %s", name, key,
         tostring(result[key]), wanted(option))
     end
@@ -128,6 +130,7 @@ function registry.new(kind)
     local settings = {}
     for _, option in ipairs(self.options(name)) do
       local value = opt[option[1]]
+      if type(value) == "string" and type(option[2]) == "number" then value = tonumber(value) or value end
       if value ~= "own" then settings[option[1]] = value end
     end
     return settings

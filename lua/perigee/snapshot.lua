@@ -46,6 +46,20 @@ function snapshot.new(tensors, decoded)
     Saved)
 end
 
+--- What was saved of one object, for one that is made from it: its tensors are not there yet, so that into() cannot fill
+-- them.
+-- @param name  as it was given to run:checkpoint
+-- @return {tensors = name -> tensor, scalars = plain data}, as the object's state() gave it
+-- @raises when nothing was saved of it
+function Saved:part(name)
+  local tensors = {}
+  for key, t in pairs(self.tensors) do
+    if key:sub(1, #name + 1) == name .. "." then tensors[key:sub(#name + 2)] = t end
+  end
+  util.check(next(tensors) or self.data[name], "checkpoint: nothing was saved of '%s'", name)
+  return { tensors = tensors, scalars = self.data[name] }
+end
+
 --- Puts everything back, the global generator last.
 -- @param parts name -> object, as they were given to run:checkpoint
 -- @raises when a part is missing from the checkpoint or has another shape

@@ -31,8 +31,8 @@ function Block:init(o)
   self.mlp = o.swiglu and SwiGLU(o.width, o.hidden) or nn.MLP(o.width, o.hidden, { act = o.act })
   if o.scale then self.scale2 = pg.full({ o.width }, o.scale) end
 end
-function Block:forward(x)
-  local change = self.attention(self.norm1(x))
+function Block:forward(x, prefix)
+  local change = self.attention(self.norm1(x), nil, prefix)
   x = x + (self.scale1 and change * self.scale1 or change)
   change = self.mlp(self.norm2(x))
   return x + (self.scale2 and change * self.scale2 or change)
@@ -50,11 +50,11 @@ end
 -- ---- the walk -------------------------------------------------------------------------------------------------------
 
 local function prompted(where, prompts, layer, x)
-  local y = prompts(layer, x)
+  local y, prefix = prompts(layer, x)
   util.check(pg.is_tensor(y) and y:dim() == 3 and y:size(1) == x:size(1) and y:size(3) == x:size(3),
     "%s: prompts(%d, x) must return tokens (%d, T, %d), got %s", where, layer, x:size(1), x:size(3),
     pg.is_tensor(y) and "(" .. table.concat(y:shape(), ", ") .. ")" or type(y))
-  return y
+  return y, prefix
 end
 
 --- Takes tokens through a tower's blocks.
@@ -62,7 +62,8 @@ end
 -- @param blocks   nn.Sequential
 -- @param x        (B, T, D) tokens
 -- @param depths   list of blocks after which the tokens are wanted, 0 being before the first; or nil
--- @param options  {prompts = function(layer, x) -> x}: called before block `layer`, 1 being the first; or nil
+-- @param options  {prompts = function(layer, x) -> x, prefix}: called before block `layer`, 1 being the first; prefix, if
+--   any, goes to its attention (nn.Attention); or nil
 -- @return the tokens after the last block, and a list of those asked for, in the order of `depths`
 -- @raises on a depth that does not exist, and on prompts that return something else than tokens
 function transformer.walk(where, blocks, x, depths, options)
@@ -76,9 +77,10 @@ function transformer.walk(where, blocks, x, depths, options)
   end
   for depth = 0, last do
     if depth > 0 then
-      if prompts then x = prompted(where, prompts, depth, x) end
+      local prefix
+      if prompts then x, prefix = prompted(where, prompts, depth, x) end
       local before = x -- a block's own tensors are let go of at once, but for what backward needs: a sixth of a step
-      x = pg.scope(function() return blocks[depth](before) end)
+      x = pg.scope(function() return blocks[depth](before, prefix) end)
     end
     for _, at in ipairs(wanted[depth] or {}) do maps[at] = x end
   end

@@ -120,7 +120,8 @@ end
 -- @param images   (B, C, side, side) float
 -- @param depths   list of blocks after which the token maps are wanted, 0 being the embedding; or nil
 -- @param options  {prompts = function(layer, x) -> x}: called before block `layer`, counted from 1, with its tokens x
---   (B, T, D); it returns what the block takes instead, of any length, the class token first. Or nil
+--   (B, T, D); it returns what the block takes instead, of any length, the class token first, and, where it wants, a
+--   prefix of keys and values for its attention (nn.Attention). Or nil
 -- @return (B, width) feature, and a list of token maps (B, tokens + 1, D), one for each depth asked for, in that order
 -- @raises on a depth that does not exist, on images of another shape
 function ViT:forward_features(images, depths, options)

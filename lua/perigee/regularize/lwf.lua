@@ -11,16 +11,6 @@ local regularize = require "perigee.regularize"
 
 local function pg() return require "perigee" end
 
-local function frozen(module)
-  local copy = setmetatable({}, getmetatable(module))
-  for key, value in pairs(module) do
-    if pg().nn.is_module(value) then value = frozen(value)
-    elseif pg().is_tensor(value) then value = value:detach():clone() end
-    rawset(copy, key, value)
-  end
-  return copy
-end
-
 return {
   help = "distils the old task's head on the new images",
   source = "LwF: Li and Hoiem, arXiv 1606.09282, equations 2 and 3",
@@ -30,13 +20,13 @@ return {
     { "head", object = "a module, features (B, D) -> logits (B, C)", help = "the old task's head; or batch.old_head" },
   },
   new = function(pretrained, o)
-    local old = o.head and frozen(o.head)
+    local old = o.head and o.head:frozen()
     return { loss = function(batch)
       local features = regularize.features("lwf", batch)
       local head = util.check(batch.old_head or o.head, "lwf: needs the old task's head: options.head, or batch.old_head")
       local recorded = batch.old_logits
       if not recorded then
-        old = old or frozen(head)
+        old = old or head:frozen()
         local before = regularize.before("lwf", pretrained, batch)
         recorded = pg().no_grad(function() return old(before) end)
       end
