@@ -6,11 +6,11 @@
 -- A public function without a block is an error. The path to write to may be given, for the test.
 
 local util = require "perigee.util"
-local regularize = require "perigee.regularize"
 
 local TARGET = ... or "docs/api.md"
 
--- {heading, file, the names that the file gives its tables -> what a reader writes, names that differ outside}
+-- {heading, file, the names that the file gives its tables -> what a reader writes, names that differ outside}; `methods` is
+-- what methods that are files take
 local MODULES = {
   { "pg", "init", { pg = "pg" } },
   { "pg: tensors", "tensor", { tensor = "pg", methods = "t" } },
@@ -35,6 +35,7 @@ local MODULES = {
     { ["pg.data.new"] = "pg.data.concepts", ["pg.data.values"] = "pg.data.concept_values" } },
   { "pg.data.captions", "data/captions", { captions = "pg.data.captions" } },
   { "pg.data: tasks", "data/tasks", { tasks = "pg.data" }, { ["pg.data.list"] = "pg.data.tasks" } },
+  { "pg.data: sequences", "data/sequences", {}, itself = "pg.data.sequence" },
   { "perigee.data.torch_random", "data/torch_random", { torch_random = "torch_random" } },
   { "perigee.data.random", "data/random", { random = "random", methods = "generator" } },
   { "pg.image", "image", { image = "pg.image" } },
@@ -45,8 +46,15 @@ local MODULES = {
   { "pg.fda", "fda", { fda = "pg.fda" } },
   { "pg.fda: proxies", "fda/proxies", { fda = "pg.fda", Generator = "generator" } },
   { "pg.fda: batches", "fda/sampler", { fda = "pg.fda" } },
-  { "pg.regularize", "regularize", { regularize = "pg.regularize" }, methods = true },
+  { "pg.regularize", "regularize", { regularize = "pg.regularize" }, methods = "pretrained, options" },
+  { "pg.continual", "continual", { continual = "pg.continual", Learner = "learner" },
+    methods = "spec, options" },
+  { "pg.continual_report", "continual_report", { report = "pg.continual_report" } },
+  { "pg.exemplars", "exemplars", { exemplars = "pg.exemplars" } },
+  { "pg.prompt_pool", "prompt_pool", { pool = "pg.prompt_pool" } },
+  { "perigee.registry", "registry", { registry = "registry" } },
   { "pg.metrics", "metrics", { metrics = "pg.metrics" } },
+  { "pg.metrics: sequences of tasks", "metrics/continual", { metrics = "pg.metrics" } },
   { "pg.metrics: entropic transport", "metrics/sinkhorn", { metrics = "pg.metrics" } },
   { "pg.metrics: distance of data sets", "metrics/otdd", { metrics = "pg.metrics" } },
   { "pg.linalg", "linalg", { linalg = "pg.linalg" } },
@@ -199,12 +207,13 @@ local function opening(path, out)
   paragraphs(lines, out)
 end
 
-local function methods(out)
-  for _, name in ipairs(regularize.names()) do
-    local help, source = regularize.help(name)
-    out[#out + 1] = ("### pg.regularize.%s(pretrained, options)\n"):format(name)
+local function methods(kind, arguments, out)
+  local registry = require("perigee." .. kind)
+  for _, name in ipairs(registry.names()) do
+    local help, source = registry.help(name)
+    out[#out + 1] = ("### pg.%s.%s(%s)\n"):format(kind, name, arguments)
     out[#out + 1] = ("%s%s. %s.\n"):format(help:sub(1, 1):upper(), plain(help:sub(2)), plain(source))
-    local options = regularize.options(name)
+    local options = registry.options(name)
     if #options == 0 then out[#out + 1] = "It has no options.\n" end
     for i, option in ipairs(options) do
       local default = option[2] == nil and (option.required and "required" or "optional")
@@ -242,7 +251,7 @@ for _, module in ipairs(MODULES) do
     out[#out + 1] = "### " .. table.concat(entry.names, ", ") .. call .. "\n"
     describe(entry.block, out)
   end
-  if module.methods then methods(out) end
+  if module.methods then methods(module[2], module.methods, out) end
 end
 util.check(#missing == 0, "generate_api: these public functions have no doc block: %s", table.concat(missing, ", "))
 util.write_file(TARGET, (table.concat(out, "\n"):gsub("\n\n\n+", "\n\n"):gsub("%s+$", "\n")))

@@ -9,7 +9,7 @@ local lfs = require "lfs"
 
 local PAGES = { "README.md", "docs/01-tensors-and-autograd.md", "docs/02-a-first-recipe.md", "docs/03-proxy-fda.md",
   "docs/04-adding-an-op.md", "docs/05-foundation-models.md", "docs/06-data.md", "docs/07-sweeps.md", "docs/08-reports.md",
-  "docs/09-measuring-forgetting.md" }
+  "docs/09-measuring-forgetting.md", "docs/11-continual.md" }
 local SLACK = 0.25 -- of a number that a command printed
 
 local function read(path)
