@@ -1,5 +1,5 @@
 -- registry.lua - methods that are files: whatever stands in a folder perigee/KIND/NAME.lua on package.path is a method
--- of that kind, by its name (regularize.lua, continual.lua). Here is how they are found, and how their options are
+-- of that kind, by its name (regularize.lua, few_shot.lua, continual.lua). Here is how they are found, and how their options are
 -- read.
 --
 -- A method is a table {help = one line, source = paper, options = list, ...}. An option is {name, default, help =, min
@@ -20,6 +20,7 @@ local function wanted(option)
   if option.choices then return "one of " .. table.concat(option.choices, ", ") end
   if option.list then return ("\"%s\", \"all\" or a list of depths"):format(option[2]) end
   if type(option[2]) == "boolean" then return "true or false" end
+  if type(option[2]) == "string" and not option.or_number then return "text" end
   local text = whole(option) and "a whole number" or "a number"
   if option.min then text = text .. (", %g or more"):format(option.min) end
   if option.max then text = text .. (", %g or less"):format(option.max) end
@@ -37,10 +38,10 @@ local function allowed(option, value)
   end
   if type(option[2]) == "boolean" then return type(value) == "boolean" end
   if option.or_number and value == option[2] then return true end
+  if type(option[2]) == "string" and not option.or_number then return type(value) == "string" end
   return type(value) == "number" and math.abs(value) < math.huge and (not whole(option) or value % 1 == 0)
     and value >= (option.min or -math.huge) and value <= (option.max or math.huge)
 end
-
 
 -- ---- the methods of a kind ----------------------------------------------------------------------------------------
 
