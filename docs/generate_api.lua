@@ -54,6 +54,7 @@ local MODULES = {
   { "pg.prompt_pool", "prompt_pool", { pool = "pg.prompt_pool" } },
   { "perigee.registry", "registry", { registry = "registry" } },
   { "pg.few_shot", "few_shot", { few_shot = "pg.few_shot", Task = "task" }, methods = "task, options" },
+  { "pg.base_to_new", "base_to_new", { protocol = "pg.base_to_new", methods = "bench" } },
   { "pg.prompts", "prompts", { prompts = "pg.prompts" } },
   { "perigee.data.templates", "data/templates", { templates = "templates" } },
   { "pg.metrics", "metrics", { metrics = "pg.metrics" } },

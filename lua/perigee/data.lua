@@ -57,7 +57,7 @@ end
 
 data.openclipart, data.tuxpaint, data.folder = pictures.openclipart, pictures.tuxpaint, pictures.folder
 data.loader = require "perigee.data.loader"
-data.load, data.sets, data.ldifs_split = sets.load, sets.list, sets.ldifs_split
+data.load, data.sets, data.ldifs_split, data.read = sets.load, sets.list, sets.ldifs_split, sets.read
 data.preprocess = require "perigee.data.preprocess"
 
 -- ---- parts --------------------------------------------------------------------------------------------------------

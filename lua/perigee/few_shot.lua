@@ -4,8 +4,9 @@
 -- A method is a file of the folder few_shot, anywhere on package.path: writing it is all that adding one takes. It
 -- returns {help = one line, source = paper, options = list (registry.lua), training = nil where nothing is trained, else
 -- {optimizer = "SGD" or "AdamW", lr =, batch =, epochs =, weight_decay =, eps =, schedule = "epoch", "step" or
--- "constant"}, tower = true where what is trained acts inside the image tower, so that image features are not known in
--- advance, new = function(task, options) -> learner}. A learner is a table:
+-- "constant", fine_tunes = true where the tower's own weights are trained}, tower = true where what is trained acts
+-- inside the image tower, so that image features are not known in advance, new = function(task, options) -> learner}.
+-- A learner is a table:
 --   module                 what is trained, a module
 --   classes(names, prompt) what it makes of names now: a class set, made anew after training steps
 --   logits(batch, set)     (B, C) float
@@ -170,6 +171,32 @@ end
 --- What a method can be told, for a recipe to show. @param name a method @return a list of {name, default, help =, ...}
 -- @raises on an unknown method, naming the nearest
 function few_shot.options(name) return registry.options((parts_of(name))) end
+
+--- What of "length=2,depth=4" a method takes.
+-- @param text      of few_shot.new
+-- @param settings  text, or "none"
+-- @return a table of options for few_shot.new
+-- @raises one line on a key that no method has, naming the nearest, and on text without "="
+function few_shot.pick(text, settings)
+  local own, every, picked = {}, {}, {}
+  for _, name in ipairs(registry.names()) do
+    for _, option in ipairs(registry.options(name)) do every[#every + 1] = option[1] end
+  end
+  for _, option in ipairs(registry.options((parts_of(text)))) do own[option[1]] = option end
+  for entry in (settings == "none" and "" or settings):gmatch "[^,]+" do
+    local key, value = entry:match "^%s*([%w_]+)=(.-)%s*$"
+    util.check(key, "settings: '%s' must be name=value", entry)
+    local nearest, distance = util.nearest(key, every)
+    util.check(distance == 0, "settings: no method has the option '%s' (did you mean '%s'?)", key, nearest)
+    local option = own[key]
+    if option and type(option[2]) == "number" then value = tonumber(value) or value
+    elseif option and type(option[2]) == "boolean" and (value == "true" or value == "false") then
+      value = value == "true"
+    end
+    if option then picked[key] = value end
+  end
+  return picked
+end
 
 -- FDA over R rows: k is, if not given, at most half of an anchor's R - 1 others, so that there are non-neighbours; with
 -- neighbours alone FDA would draw all classes together.

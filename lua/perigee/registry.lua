@@ -1,6 +1,6 @@
 -- registry.lua - methods that are files: whatever stands in a folder perigee/KIND/NAME.lua on package.path is a method
--- of that kind, by its name (regularize.lua, few_shot.lua, continual.lua). Here is how they are found, and how their options are
--- read.
+-- of that kind, by its name (regularize.lua, few_shot.lua, continual.lua). Here is how they are found, and how their
+-- options are read.
 --
 -- A method is a table {help = one line, source = paper, options = list, ...}. An option is {name, default, help =, min
 -- =, max =, choices =, real = true, or_number = true, object = "what", required = true}, as pg.recipe declares them: a

@@ -18,6 +18,8 @@ local RECIPES = {
   -- fewer, since reading and probing take it seconds
   { name = "pretrain", options = "steps=8 checkpoint=1 probe=20 scenes=8 drawings=4 clothes=4 width=16 depth=1 "
     .. "save=" .. folder .. "/%s.safetensors --threads 1 --seed 3 --quiet", early = 2, late = {} },
+  { name = "few_shot", options = "method=coop,prompt_src,coop+proxy_fda tasks=shape seeds=1 shots=4 epochs=5 batch=4 "
+    .. "pool=100 test=60 checkpoint=1 --threads 1 --seed 3 --quiet", early = 4, late = { "result.json.tmp" } },
 }
 
 local function start(recipe, out, resume)

@@ -78,15 +78,20 @@ local function parts_of(counts)
   return list
 end
 
--- Every picture as size x size, as the loader makes them: shorter side to `size`, then the centre.
-local function resized(set, size)
+--- The pictures of a set, which may be files, as bytes of one size: shorter side to `size`, then the centre, as the loader
+-- makes them.
+-- @param set   {images = or files =, labels =}
+-- @param size  S
+-- @return uint8 (N, S, S, 3)
+-- @raises one line naming a file that is missing or damaged
+function sets.read(set, size)
   util.check(type(size) == "number" and size % 1 == 0 and size >= 1 and size <= 1024,
     "load: size must be a whole number from 1 to 1024, got %s", tostring(size))
   local ffi, n = require "ffi", set.labels:numel()
   local loader = require "perigee.data.loader" { dataset = set, size = size, batch = math.min(64, n), shuffle = false,
     drop_last = false, mean = 0, std = 1 / 255 }
   local images, done = pg.empty(n, size, size, 3, { dtype = "uint8" }), 0
-  local bar = require("perigee.progress").new(set.name .. ": reading pictures", n, { unit = "picture" })
+  local bar = require("perigee.progress").new((set.name or "set") .. ": reading pictures", n, { unit = "picture" })
   local ok, why = pcall(function()
     while done < n do
       pg.scope(function()
@@ -170,15 +175,15 @@ function sets.load(name, options)
     set = require("perigee.data").subset(set, sets.ldifs_split(n)[o.split])
   end
   if o.size and not (set.images and set.images:size(2) == o.size and set.images:size(3) == o.size) then
-    set.images = resized(set, o.size)
+    set.images = sets.read(set, o.size)
   end
   return set
 end
 
 --- Every data set that load knows, in the order of docs/06-data.md.
 -- @return a list of {name =, title =, classes = how many, counts = {part = pictures}, layouts = {texts}, download =,
---   package = Debian's or nil, licence =, citation =, path = where it was found or nil, unread = what was found but is
---   not read}
+--   package = Debian's or nil, licence =, citation =, zhou = name of its CoOp list or nil, path = where it was found or
+--   nil, unread = what was found but is not read}
 function sets.list()
   local list = {}
   for i, row in ipairs(registry) do
@@ -187,7 +192,7 @@ function sets.list()
     for j, each_layout in ipairs(row.layouts) do layouts[j] = each_layout.layout end
     list[i] = { name = row.name, title = row.title, classes = row.classes, layouts = layouts, download = row.download,
       counts = layout and layout.counts or row.counts, package = row.package, licence = row.licence,
-      citation = row.citation, path = path, unread = not path and unread or nil }
+      citation = row.citation, zhou = row.zhou, path = path, unread = not path and unread or nil }
   end
   return list
 end

@@ -12,7 +12,8 @@ return {
   help = "fine-tunes the image tower with a metric margin; Beta moving average of its weights",
   source = "CLIPood: Shu et al., arXiv 2302.00864; thuml/CLIPood",
   tower = true,
-  training = { optimizer = "AdamW", lr = 5e-6, batch = 36, epochs = 20, weight_decay = 0.1, schedule = "step" },
+  training = { optimizer = "AdamW", lr = 5e-6, batch = 36, epochs = 20, weight_decay = 0.1, schedule = "step",
+    fine_tunes = true },
   options = {
     { "margin", 0.3, min = 0, help = "share of the right class's text that is taken off the image" },
     { "beta", 0.5, min = 0.01, help = "parameter of the Beta distribution; 1 is the plain mean" },

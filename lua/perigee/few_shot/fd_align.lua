@@ -45,7 +45,8 @@ return {
   help = "fine-tunes the image tower, holding images among prototypes of templates",
   source = "FD-Align: Song et al., arXiv 2310.15105",
   tower = true,
-  training = { optimizer = "AdamW", lr = 5e-6, batch = 32, epochs = 20, weight_decay = 0.1, schedule = "step" },
+  training = { optimizer = "AdamW", lr = 5e-6, batch = 32, epochs = 20, weight_decay = 0.1, schedule = "step",
+    fine_tunes = true },
   options = {
     { "align", 20, min = 0, real = true, help = "factor of the alignment" },
     { "prototypes", 20, min = 1, help = "centres, n" },

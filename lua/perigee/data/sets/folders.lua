@@ -132,6 +132,11 @@ function folders.listed(path, root, part)
   return set
 end
 
+--- The same, the list lying in the data set's own folder.
+function folders.coop(folder, part, _, row)
+  return folders.listed(folder .. "/" .. row.zhou, folder .. "/" .. row.base, part)
+end
+
 -- ---- readers -------------------------------------------------------------------------------------------------------
 
 --- train/CLASS/* and test/CLASS/*, or val/CLASS/* where no test/ is there.
@@ -264,6 +269,20 @@ function folders.gtsrb(folder, part)
     for _, sign in ipairs(signs_listed(csv)) do add(set, root, sign[1], sign[2] + 1, csv) end
   end
   set.classes = SIGNS
+  return set
+end
+
+--- images/NUMBER.jpg by images_variant_{train,val,test}.txt, lines of a number and a variant's name, and variants.txt.
+function folders.aircraft(folder, part)
+  local list = ("%s/images_variant_%s.txt"):format(folder, part)
+  local classes = lines(folder .. "/variants.txt", "it lists the classes")
+  local set, number = { files = {}, labels = {}, classes = classes }, numbers_of(classes)
+  for i, line in ipairs(lines(list, "it lists pictures and their variants")) do
+    local picture, name = line:match "^(%d+)%s+(.+)$"
+    util.check(number[name], "%s: line %d must be NUMBER VARIANT, a variant of variants.txt, got '%s'", list, i,
+      line:sub(1, 60))
+    add(set, folder .. "/images", picture .. ".jpg", number[name], list)
+  end
   return set
 end
 

@@ -8,6 +8,7 @@
 --                 do not hold; own_val = true: with ldifs = true, too, the layout's own validation part}
 --   counts        pictures of each part, and with that the parts that there are
 --   base          the folder that the paths in a CoOp list (option `list`) start from
+--   zhou          the CoOp list of it, which the few-shot protocol takes where it lies in the folder or the one above
 --   side          of the pictures, where they are small files read at once
 --   unread        {mark, what to take instead}
 --   download, package, licence, citation
@@ -21,6 +22,15 @@ local IDX = { "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz", "train-im
   "train-images.idx3-ubyte.gz", "t10k-images-idx3-ubyte", "t10k-images-idx3-ubyte.gz", "t10k-images.idx3-ubyte",
   "t10k-images.idx3-ubyte.gz" }
 local IDX_LAYOUT = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the same with t10k, plain or .gz"
+
+-- Data sets of CoOp's benchmark whose parts are its list's, which lies beside the pictures as its DATASETS.md says.
+local function coop(row)
+  row.counts = { train = row.parts[1], val = row.parts[2], test = row.parts[3] }
+  row.layouts = { { mark = row.zhou, read = folders.coop,
+    layout = ("%s/%s/ and %s/%s"):format(row.folders[1], row.base, row.folders[1], row.zhou) } }
+  row.download = row.download .. "; list: https://github.com/KaiyangZhou/CoOp (DATASETS.md)"
+  return row
+end
 
 return {
   { name = "cifar10", title = "CIFAR-10", classes = 10, side = 32, counts = { train = 50000, test = 10000 },
@@ -59,7 +69,7 @@ return {
     citation = "Netzer, Wang, Coates, Bissacco, Wu, Ng 2011" },
 
   { name = "eurosat", title = "EuroSAT", classes = 10, counts = { train = 21600, val = 2700, test = 2700 },
-    folders = { "eurosat", "EuroSAT", "." }, base = "2750",
+    folders = { "eurosat", "EuroSAT", "." }, base = "2750", zhou = "split_zhou_EuroSAT.json",
     layouts = {
       { mark = "EuroSAT_splits/train", read = folders.eurosat_splits, own_val = true,
         layout = "EuroSAT_splits/{train,val,test}/CLASS/*" },
@@ -69,7 +79,7 @@ return {
     citation = "Helber, Bischke, Dengel, Borth 2019" },
 
   { name = "dtd", title = "DTD", classes = 47, counts = { train = 1880, val = 1880, test = 1880 },
-    folders = { "dtd", "dtd/dtd", "DTD" }, base = "images",
+    folders = { "dtd", "dtd/dtd", "DTD" }, base = "images", zhou = "split_zhou_DescribableTextures.json",
     layouts = { { mark = "labels/train1.txt", read = folders.dtd,
       layout = "dtd/images/CLASS/*.jpg and dtd/labels/{train,val,test}1.txt" } },
     download = "https://www.robots.ox.ac.uk/~vgg/data/dtd/ (dtd-r1.0.1.tar.gz)", licence = "research",
@@ -96,7 +106,7 @@ return {
     citation = "Cheng, Han, Lu 2017" },
 
   { name = "stanford_cars", title = "Stanford Cars", classes = 196, counts = { train = 8144, test = 8041 },
-    folders = { "stanford_cars", "StanfordCars", "cars" }, base = ".",
+    folders = { "stanford_cars", "StanfordCars", "cars" }, base = ".", zhou = "split_zhou_StanfordCars.json",
     layouts = { { mark = "cars.csv", read = folders.cars,
       layout = "stanford_cars/cars.csv, cars_train/*.jpg, cars_test/*.jpg" } },
     unread = { { "stanford_cars/devkit", "stanford_cars/cars_annos.mat", "StanfordCars/devkit", "cars/devkit", "devkit",
@@ -105,7 +115,7 @@ return {
     citation = "Krause, Stark, Deng, Fei-Fei 2013" },
 
   { name = "sun397", title = "SUN397", classes = 397, counts = { train = 19850, test = 19850 },
-    folders = { "SUN397", "sun397/SUN397", "sun397" }, base = ".",
+    folders = { "SUN397", "sun397/SUN397", "sun397" }, base = ".", zhou = "split_zhou_SUN397.json",
     layouts = {
       { mark = "a/abbey", read = folders.sun397,
         layout = "SUN397/a/abbey/*.jpg and so on, SUN397/ClassName.txt, SUN397/{Training,Testing}_01.txt" },
@@ -121,6 +131,37 @@ return {
       layout = "imagenet/train/WNID/*.JPEG, and imagenet/val/WNID/*.JPEG or imagenet/val/*.JPEG with val.txt" } },
     download = "https://image-net.org/download.php (ILSVRC2012)", licence = "non-commercial research",
     citation = "Russakovsky and others 2015" },
+
+  coop { name = "caltech101", title = "Caltech-101", classes = 100, parts = { 4128, 1649, 2465 },
+    folders = { "caltech-101", "caltech101" }, base = "101_ObjectCategories", zhou = "split_zhou_Caltech101.json",
+    download = "https://data.caltech.edu/records/mzrjq-6wc02 (caltech-101.zip)", licence = "CC BY 4.0",
+    citation = "Fei-Fei, Fergus, Perona 2004" },
+
+  coop { name = "oxford_pets", title = "Oxford-IIIT Pet", classes = 37, parts = { 2944, 736, 3669 },
+    folders = { "oxford_pets" }, base = "images", zhou = "split_zhou_OxfordPets.json",
+    download = "https://www.robots.ox.ac.uk/~vgg/data/pets/ (images.tar.gz)", licence = "CC BY-SA 4.0",
+    citation = "Parkhi, Vedaldi, Zisserman, Jawahar 2012" },
+
+  coop { name = "oxford_flowers", title = "Oxford 102 Flowers", classes = 102, parts = { 4093, 1633, 2463 },
+    folders = { "oxford_flowers" }, base = "jpg", zhou = "split_zhou_OxfordFlowers.json",
+    download = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ (102flowers.tgz)", licence = "none stated",
+    citation = "Nilsback, Zisserman 2008" },
+
+  coop { name = "food101", title = "Food-101", classes = 101, parts = { 50500, 20200, 30300 },
+    folders = { "food-101", "food101" }, base = "images", zhou = "split_zhou_Food101.json",
+    download = "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/ (food-101.tar.gz)", licence = "research",
+    citation = "Bossard, Guillaumin, Van Gool 2014" },
+
+  coop { name = "ucf101", title = "UCF101, middle frames", classes = 101, parts = { 7639, 1898, 3783 },
+    folders = { "ucf101" }, base = "UCF-101-midframes", zhou = "split_zhou_UCF101.json",
+    download = "CoOp's UCF-101-midframes.zip", licence = "none stated", citation = "Soomro, Zamir, Shah 2012" },
+
+  { name = "fgvc_aircraft", title = "FGVC-Aircraft, variants", classes = 100,
+    counts = { train = 3334, val = 3333, test = 3333 }, folders = { "fgvc_aircraft", "fgvc-aircraft-2013b/data" },
+    layouts = { { mark = "variants.txt", read = folders.aircraft,
+      layout = "fgvc_aircraft/images/*.jpg, fgvc_aircraft/variants.txt, images_variant_{train,val,test}.txt" } },
+    download = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ (fgvc-aircraft-2013b.tar.gz)",
+    licence = "non-commercial research", citation = "Maji, Kannala, Rahtu, Blaschko, Vedaldi 2013" },
 
   { name = "fashion_mnist", title = "Fashion-MNIST", classes = 10, counts = { train = 60000, test = 10000 },
     folders = { "fashion-mnist", "fashion_mnist", "FashionMNIST/raw", "fashion_mnist/FashionMNIST/raw" },
