@@ -19,6 +19,7 @@ local options = {
   { "settings", "none", help = "of the methods that have them: length=2,depth=4" },
   { "classes", 16, min = 2, help = "classes a batch where FDA aligns images" },
   { "per_class", 4, min = 1, help = "images of each; a class of fewer repeats them" },
+  { "weight", 1, min = 0, real = true, help = "of +fda and +proxy_fda that name none" },
   { "k", "own", help = "neighbours of an anchor in FDA; own is 8, or half of the others where these are few" },
   { "pool", 2000, min = 20, help = "training images of a task that shots are drawn from" },
   { "test", 1000, min = 20, help = "test images of a task" },
@@ -28,8 +29,8 @@ local options = {
   { "checkpoint", 100, min = 1, help = "steps between checkpoints" },
   { "model", "clip_small", help = "the folder of a CLIP, beside this file, or a path that begins with / or ." },
 }
-for _, option in ipairs(pg.regularize.recipe_options(FDA, { k = true, batch = true, dim = true, depths = true,
-  token = true })) do
+for _, option in ipairs(pg.regularize.recipe_options(FDA, { weight = true, k = true, batch = true, dim = true,
+  depths = true, token = true })) do
   options[#options + 1] = option
 end
 local opt = pg.recipe { name = "few_shot", options = options,

@@ -198,12 +198,12 @@ function few_shot.pick(text, settings)
   return picked
 end
 
--- FDA over R rows: k is, if not given, at most half of an anchor's R - 1 others, so that there are non-neighbours; with
--- neighbours alone FDA would draw all classes together.
+-- FDA over R rows, with a weight of 1 if none is given. So for k: at most half of an anchor's R - 1 others, so that there
+-- are non-neighbours; with neighbours alone FDA would draw all classes together.
 local function plug_of(task, name, weight, options, rows)
   local given = {}
   for key, value in pairs(options or {}) do given[key] = value end
-  given.weight = weight or given.weight
+  given.weight = weight or given.weight or 1
   util.check(rows >= 3, "few_shot: +%s needs 3 classes or images, and there are %d", name, rows)
   given.k = given.k and math.min(given.k, rows - 1) or math.max(1, math.min(8, math.floor((rows - 1) / 2)))
   if name == "proxy_fda" then given.batch, given.dim = rows, task.clip.width end
@@ -214,8 +214,8 @@ end
 -- @param text     a method, such as "coop" or "coop+proxy_fda"; "coop+fda:3" gives FDA a weight
 -- @param task     from few_shot.task
 -- @param options  of the method, as few_shot.options(name) lists them, and: fda = options of pg.regularize.fda or
---   proxy_fda; batch = images a batch, the method's own if not given; classes = 16, per_class = 4 of a batch where FDA
---   aligns images; seed = 0 of the batches
+--   proxy_fda, weight = 1 among them; batch = images a batch, the method's own if not given; classes = 16, per_class = 4
+--   of a batch where FDA aligns images; seed = 0 of the batches
 -- @return a learner: what this file's head says, with .name, .settings, .training, .tower, .batches (:next() ->
 --   positions, .size), .plug = the regulariser or nil, :total(batch) -> {loss =, kept = or nil}, gradients computed,
 --   and :parts() for a checkpoint

@@ -113,7 +113,7 @@ describe("the protocol", function()
     put("shots_2_1.json", cjson.encode { train = { { "red_thing_3.ppm", 0, "red_thing" },
       { "green_thing_1.ppm", 1, "green_thing" }, { "blue_thing_2.ppm", 2, "blue_thing" } } })
     local stderr = io.stderr
-    io.stderr = { write = function() end } -- of the small number of pictures
+    rawset(io, "stderr", { write = function() end }) -- of the small number of pictures
     local ok, why = pcall(function()
       local o = { clip = pg.models.load "recipes/clip_small", tokenizer = pg.tokenizer.load "recipes/clip_small",
         tasks = { "oxford_pets" }, transfer = { "color" }, root = root .. "/sets", test = 40, pool = 40 }
@@ -135,7 +135,7 @@ describe("the protocol", function()
       assert.are.equal(255, listed.images:get(1, 9, 9, 1))
       assert.are.equal(0, listed.images:get(2, 9, 9, 1))
     end)
-    io.stderr = stderr
+    rawset(io, "stderr", stderr)
     assert.is_true(ok, tostring(why))
   end)
 
@@ -146,11 +146,11 @@ describe("the protocol", function()
     end
     for i = 1, 2 do put(("sets/fgvc_aircraft/images/000000%d.jpg"):format(i), ppm(i, i, i)) end
     local stderr = io.stderr
-    io.stderr = { write = function() end }
+    rawset(io, "stderr", { write = function() end })
     local ok, set = pcall(pg.data.load, "fgvc_aircraft", { root = root .. "/sets", split = "val" })
     put("sets/fgvc_aircraft/images_variant_test.txt", "0000001 C3\n")
     local bad, why = pcall(pg.data.load, "fgvc_aircraft", { root = root .. "/sets", split = "test" })
-    io.stderr = stderr
+    rawset(io, "stderr", stderr)
     assert.is_true(ok, tostring(set))
     assert.are.same({ 2, 1 }, set.labels:totable())
     assert.are.same({ "A1", "B 2" }, set.classes)

@@ -9,7 +9,7 @@ local lfs = require "lfs"
 
 local PAGES = { "README.md", "docs/01-tensors-and-autograd.md", "docs/02-a-first-recipe.md", "docs/03-proxy-fda.md",
   "docs/04-adding-an-op.md", "docs/05-foundation-models.md", "docs/06-data.md", "docs/07-sweeps.md", "docs/08-reports.md",
-  "docs/09-measuring-forgetting.md", "docs/11-continual.md" }
+  "docs/09-measuring-forgetting.md", "docs/10-few-shot.md", "docs/11-continual.md" }
 local SLACK = 0.25 -- of a number that a command printed
 
 local function read(path)
@@ -175,7 +175,7 @@ describe("the reference of the Lua interface", function()
     end
     for _, name in ipairs { "nn", "optim", "models", "data", "fda", "regularize", "metrics", "linalg", "plot", "image",
       "npy", "npz", "safetensors", "tokenizer", "run", "recipe", "sweep", "process", "snapshot", "progress",
-      "forgetting", "benchmark", "heads", "stats", "report", "tensorboard" } do
+      "forgetting", "benchmark", "heads", "stats", "report", "tensorboard", "few_shot", "base_to_new", "prompts" } do
       look("pg." .. name .. ".", pg[name])
     end
     local own = {}
