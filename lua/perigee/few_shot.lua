@@ -143,6 +143,9 @@ end
 --- The names that few_shot.new takes: every file perigee/few_shot/NAME.lua on package.path. @return a sorted list
 function few_shot.names() return registry.names() end
 
+--- One line about a method, and where it comes from. @param name a method @return two strings
+function few_shot.help(name) return registry.known(name).help, registry.known(name).source end
+
 -- The parts of "coop+proxy_fda:3": method, FDA's name or nil, its weight or nil.
 local function parts_of(text)
   local name, plug, weight = tostring(text):match "^([%w_]+)%+?([%w_]*):?(.*)$"
