@@ -109,7 +109,8 @@ describe("against PyTorch", function()
   end
   it("coop, class by class", function() holds("coop", "coop_specific", { length = 3, specific = true }) end)
   it("coop+fda", function()
-    holds("coop+fda:2", "coop_fda", { length = 3, init = "random", fda = { weight = 7 } }) -- its own weight counts; k is half of three others
+    -- Its own weight counts; k is half of three others.
+    holds("coop+fda:2", "coop_fda", { length = 3, init = "random", fda = { weight = 7 } })
   end)
   it("kgcoop", function() holds("kgcoop", "kgcoop") end)
   for _, kind in ipairs { "against", "along" } do
