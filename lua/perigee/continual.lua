@@ -166,6 +166,12 @@ local function mask_of(self)
   return pg.tensor(rows):to(self.train.labels:device())
 end
 
+-- The head of task t as it starts.
+local function new_head(self, t)
+  if self.zero_shot then return self:unseen_head(t) end
+  return self.make_head(self.tasks[t], function() return pg.metrics.encode(self:encoder(), self.tasks[t].train.images) end)
+end
+
 --- Begins task t: its head, the images to train on, and what the method prepares.
 -- @param t  its number
 function Learner:begin(t)
@@ -173,9 +179,7 @@ function Learner:begin(t)
   if self.hooks.wants_reference then
     self.reference = { model = self.model:frozen(), heads = self.heads:frozen() }
   end
-  self.heads[t] = self.zero_shot and self:unseen_head(t) or self.make_head(self.task, function()
-    return pg.metrics.encode(self:encoder(), self.task.train.images)
-  end)
+  self.heads[t] = new_head(self, t)
   gather(self)
   self.mask = self.setting == "tasks" and mask_of(self) or nil
   if self.hooks.begin then self.hooks.begin() end
@@ -333,9 +337,7 @@ function Learner:restore(state)
   end
   self.notes = state.scalars.notes
   for key, t in pairs(part "kept") do self.kept[key] = t:clone() end
-  for t = 1, state.scalars.t - 1 do
-    self.heads[t] = self.zero_shot and self:unseen_head(t) or pg.models.head(self.model.width, #self.tasks[t].classes)
-  end
+  for t = 1, state.scalars.t - 1 do self.heads[t] = new_head(self, t) end
   local reference = part "reference_model"
   if next(reference) then self.model:load_state_dict(reference) end -- the model as the task began with it
   if next(part "reference_heads") then self.heads:load_state_dict(part "reference_heads") end

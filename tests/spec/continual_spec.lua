@@ -385,6 +385,129 @@ describe("a method", function()
   end)
 end)
 
+describe("a learner", function()
+  local tasks = pg.data.sequence { setting = "classes", source = "count", steps = 2, train = 40, test = 40 }
+
+  local function train(learner, adamw, steps)
+    for step = 1, steps do
+      adamw:zero_grad()
+      learner:loss():backward()
+      adamw:step()
+      learner:step(step)
+    end
+  end
+
+  -- What a checkpoint does to a state: other tensors, and plain data as JSON gives it back.
+  local function written(state)
+    local tensors = {}
+    for name, t in pairs(state.tensors) do tensors[name] = t:clone() end
+    return { tensors = tensors, scalars = pg.run.decode(pg.run.encode(state.scalars)) }
+  end
+
+  local two = "1,2"
+  for name, options in pairs { naive = {}, joint = { start = "pretrained" }, lwf = {}, ldifs = {}, l2sp = {},
+    fda = { k = 4, learnable = true }, proxy_fda = { k = 4, width = 8 }, icarl = { memory = 8 }, ewc = { samples = 4 },
+    slca = { samples = 4 }, l2p = {}, dual_prompt = { general_layers = "1", expert_layers = two },
+    coda_prompt = { layers = two } } do
+    it(name .. " goes on from a state in the middle of the second task, to the same bits", function()
+      local learner = learner_on(tasks, name, options)
+      learner:begin(1)
+      train(learner, pg.optim.AdamW(learner:groups(1e-2), { lr = 1e-2 }), 2)
+      learner:finish()
+      learner:begin(2)
+      local adamw = pg.optim.AdamW(learner:groups(1e-2), { lr = 1e-2 })
+      train(learner, adamw, 2)
+      local state, optimizer, sampler = written(learner:state()), written(adamw:state()), learner.sampler:state()
+      local generator = pg.rng_state()
+      train(learner, adamw, 2)
+      learner:finish()
+      local row = learner:evaluate()
+
+      local other = learner_on(tasks, name, options)
+      other:restore(state)
+      local adamw2 = pg.optim.AdamW(other:groups(1e-2), { lr = 1e-2 })
+      adamw2:restore(optimizer)
+      other.sampler:restore(sampler)
+      pg.rng_state(generator)
+      train(other, adamw2, 2)
+      other:finish()
+      assert.same(row, other:evaluate())
+      local a, b = learner:state(), other:state()
+      assert.same(a.scalars, b.scalars)
+      for key, t in pairs(a.tensors) do assert.same(t:totable(), b.tensors[key]:totable(), key) end
+    end)
+  end
+
+  it("keeps to the model before the task, or to the pre-trained one", function()
+    for _, case in ipairs { { "previous", true }, { "pretrained", false } } do
+      local learner = learner_on(tasks, "ldifs", { reference = case[1], depths = two })
+      learner:begin(1)
+      train(learner, pg.optim.AdamW(learner:groups(1e-2), { lr = 1e-2 }), 2)
+      learner:begin(2)
+      local _, terms = learner:loss()
+      assert.equal(case[2], terms.kept:item() == 0, case[1])
+    end
+    local learner = learner_on(tasks, "fda", { k = 4, weight = 2 })
+    learner:begin(1)
+    train(learner, pg.optim.AdamW(learner:groups(1e-2), { lr = 1e-2 }), 2)
+    learner:begin(2)
+    local index = pg.arange(16, { dtype = "int32" })
+    local images = pg.data.to_float(tasks[2].train.images:index(1, index))
+    local _, terms = learner:loss_of { images = images, labels = tasks[2].train.labels:index(1, index),
+      positions = index, before = learner.train.before:index(1, index) }
+    local wanted = pg.fda.loss(learner.model(images), pg.fda.graph(learner.reference.model(images), { k = 4 }),
+      { tau = 0.1, bias = "auto" }) * 2
+    assert.is_true(math.abs(wanted:item() - terms.kept:item()) < 1e-5)
+  end)
+
+  it("tests tasks to come where heads need no images", function()
+    for setting, classes in pairs { tasks = 2, classes = 4 } do
+      local named = { setting = setting, classes = tasks.classes, tasks[1], tasks[2] }
+      pg.seed(1)
+      local model, made = tower(), {}
+      local learner = pg.continual.naive { model = model, pretrained = model:frozen(), tasks = named, zero_shot = true,
+        classes = 4, per_class = 4, head = function(task)
+          local head = pg.models.head(16, 2)
+          pg.no_grad(function() -- always the last class of its task, louder than the first task's head
+            head.linear.weight:zero_()
+            head.linear.bias:copy_(pg.tensor { 0, task.first + 1 })
+          end)
+          made[#made + 1] = task.first
+          return head
+        end }
+      learner:begin(1)
+      local row, last = learner:evaluate(), 0
+      assert.equal(2, #row)
+      for _, label in ipairs(tasks[2].test.labels:totable()) do last = last + (label == 4 and 1 or 0) end
+      assert.is_true(math.abs(row[2] - last / tasks[2].test.labels:numel()) < 1e-12, classes .. " classes: " .. row[2])
+      assert.same({ 0, 2 }, made)
+    end
+  end)
+
+  it("of zscl is drawn back by its distance, and ends at the mean of its weights", function()
+    pg.seed(1)
+    local clip = pg.models.clip { embed = 16, vision = { image = 32, patch = 16, width = 16, depth = 1, heads = 2,
+      hidden = 16 }, text = { context = 20, vocab = 1000, width = 16, depth = 1, heads = 2, hidden = 16, eos = 999 } }
+    local frozen, tokenizer = clip:frozen(), pg.tokenizer.load "recipes/clip_small"
+    local learner = pg.continual.zscl({ model = clip.visual, pretrained = frozen.visual, tasks = tasks, classes = 4,
+      per_class = 4, head = function(task) return pg.models.head(16, #task.classes) end, clip = frozen,
+      tokenizer = tokenizer }, { references = 8, drawn = 8, every = 1, weight = 3 })
+    learner:begin(1)
+    local p = learner.model:parameters()[1]
+    local start, before = p:clone(), learner.hooks.penalty()
+    before:backward()
+    assert.is_true(p.grad:abs():max():item() < 1e-4) -- the least there is
+    p.grad = nil
+    pg.no_grad(function() p:copy_(p + 0.5) end)
+    assert.is_true(learner.hooks.penalty():item() > before:item() + 3 * 0.25 * p:numel() * 0.99)
+    learner:step(1)
+    pg.no_grad(function() p:copy_(p + 1) end)
+    learner:step(2)
+    learner:finish()
+    close(start + (0 + 0.5 + 1.5) / 3, p, "mean of three", 1e-6)
+  end)
+end)
+
 -- ---- training ------------------------------------------------------------------------------------------------------
 
 describe("a sequence learnt", function()
