@@ -39,14 +39,8 @@ local run = pg.run.open(opt)
 local folder = (debug.getinfo(1, "S").source:match "^@(.*/)" or "") .. opt.model
 local function load_model() return pg.models.load(folder):to(opt.device) end
 
-local names, plan = {}, {}
+local plan, names = pg.continual.plan(opt.method), {}
 for name in opt.tasks:gmatch "[^,%s]+" do names[#names + 1] = name end
-for entry in opt.method:gmatch "[^,%s]+" do
-  local name, weight = entry:match "^([^:]+):?(.*)$"
-  pg.continual.options(name) -- an unknown one is said before anything is loaded
-  plan[#plan + 1] = { method = name, title = entry, weight = tonumber(weight) }
-end
-
 local pretrained = load_model():requires_grad_(false)
 local tokenizer = pretrained.text and pg.tokenizer.load(folder)
 local tasks = pg.data.sequence { setting = opt.setting, tasks = names, source = opt.source, steps = opt.splits,
@@ -71,6 +65,8 @@ local function learner_of(row)
     tasks = tasks, head = head_of(kind), zero_shot = kind == "text", classes = opt.classes, per_class = opt.per_class,
     clip = pretrained, tokenizer = tokenizer }, settings)
 end
+
+for _, row in ipairs(plan) do learner_of(row) end -- what cannot be is said before anything is trained
 
 local rows, saved = {}, run:restore()
 if saved then rows = saved.state.rows end

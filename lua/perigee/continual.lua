@@ -53,6 +53,24 @@ function continual.recipe_options(names, except) return registry.recipe_options(
 --- As regularize.pick. @param name, opt as there @return a table of options for continual.new
 function continual.pick(name, opt) return registry.pick(name, opt) end
 
+--- What a run does, one method after the other.
+-- @param text  comma-separated methods, each with a weight where it is wanted, as in "naive,fda:10"
+-- @return a list of {method, title = as it was written, weight or nil}
+-- @raises on an unknown method, naming the nearest; on a weight that is no number or that the method does not take
+function continual.plan(text)
+  local plan = {}
+  for entry in text:gmatch "[^,%s]+" do
+    local name, weight = entry:match "^([^:]*):?(.*)$"
+    local takes = false
+    for _, option in ipairs(registry.options(name)) do takes = takes or option[1] == "weight" end
+    util.check(weight == "" or takes, "continual: %s takes no weight, got %s", name, entry)
+    util.check(weight == "" or tonumber(weight), "continual: the weight of %s is not a number", entry)
+    plan[#plan + 1] = { method = name, title = entry, weight = tonumber(weight) }
+  end
+  util.check(#plan > 0, "continual: method names nothing")
+  return plan
+end
+
 --- The method that adds a regulariser to the task's loss; its reference is the model before the task, as in LDIFS'
 -- code, or the pre-trained one.
 -- @param name  a regulariser

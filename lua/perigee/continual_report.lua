@@ -33,8 +33,11 @@ local function tell_figures(run, rows)
 end
 
 local function draw(run, tasks, rows)
-  local series, names, points = {}, {}, {}
-  for i, task in ipairs(tasks) do names[i] = ("%d %s"):format(i, task.name) end
+  local series, names, after, points = {}, {}, {}, {}
+  for i, task in ipairs(tasks) do
+    names[i] = ("%d %s"):format(i, task.name)
+    after[i] = "after " .. names[i]
+  end
   for k, row in ipairs(rows) do
     series[k] = { name = row.title, x = {}, y = {} }
     for t, value in ipairs(row.figures.average) do series[k].x[t], series[k].y[t] = t, 100 * value end
@@ -47,9 +50,8 @@ local function draw(run, tasks, rows)
   run:plot("lines", "average", { title = "Accuracy on the tasks so far", xlabel = "task",
     ylabel = "average accuracy (%)", series = series })
   for k, row in ipairs(rows) do
-    run:plot("heat_table", "matrix_" .. row.title:gsub("[^%w]+", "_"), { title = "R: " .. row.title
-      .. ", accuracy on a task (column) after another (row)", rows = names, columns = names, values = points[k],
-      decimals = 1 })
+    run:plot("heat_table", "matrix_" .. row.title:gsub("[^%w]+", "_"), { title = row.title .. ": accuracy (%)",
+      rows = after, columns = names, values = points[k], decimals = 1 })
   end
 end
 

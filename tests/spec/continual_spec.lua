@@ -654,7 +654,9 @@ describe("the recipe", function()
     end
     says("there is no task 'shap' (did you mean 'shape'?)", "tasks=count,shap")
     says("there is no method 'naiv' (did you mean 'naive'?)", "method=naiv")
+    says("icarl takes no weight, got icarl:5", "method=naive,icarl:5")
+    says("the weight of ewc:much is not a number", "method=ewc:much")
     says("memory: 3 images are less than one for each of 4 classes",
-      "method=icarl memory=3 setting=classes source=count splits=2 train=40 test=20")
+      "method=naive,icarl memory=3 setting=classes source=count splits=2 train=40 test=20")
   end)
 end)
