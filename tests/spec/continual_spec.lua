@@ -491,7 +491,7 @@ describe("a learner", function()
     local frozen, tokenizer = clip:frozen(), pg.tokenizer.load "recipes/clip_small"
     local learner = pg.continual.zscl({ model = clip.visual, pretrained = frozen.visual, tasks = tasks, classes = 4,
       per_class = 4, head = function(task) return pg.models.head(16, #task.classes) end, clip = frozen,
-      tokenizer = tokenizer }, { references = 8, drawn = 8, every = 1, weight = 3 })
+      tokenizer = tokenizer }, { references = 256, drawn = 8, every = 1, weight = 3 })
     learner:begin(1)
     local p = learner.model:parameters()[1]
     local start, before = p:clone(), learner.hooks.penalty()

@@ -47,7 +47,7 @@ local function references(learner, count)
   end
   local device = learner.model:parameters()[1]:device()
   index = pg.tensor(index, { dtype = "int32" })
-  return set.images:index(1, index):to(device), learner.tokenizer:batch(texts):to(device)
+  return set.images:index(1, index):to(device), learner.tokenizer:batch(texts, { truncate = true }):to(device)
 end
 
 function zscl.new(learner, o)
