@@ -72,6 +72,7 @@ local MODULES = {
   { "pg.benchmark", "benchmark", { benchmark = "pg.benchmark", methods = "benchmark" } },
   { "pg.heads", "heads", { heads = "pg.heads" } },
   { "pg.stats", "stats", { stats = "pg.stats" } },
+  { "pg.terminal", "terminal", { terminal = "pg.terminal" } },
   { "pg.forgetting", "forgetting", { forgetting = "pg.forgetting" } },
   { "pg.report", "report", { report = "pg.report" } },
   { "pg.tensorboard", "tensorboard", { tensorboard = "pg.tensorboard", Events = "events" } },

@@ -68,6 +68,20 @@ function image.save(path, t, options)
   call.check(lib.pg_jpeg_save(path, t, quality))
 end
 
+--- Shows a picture in the terminal, and leaves it as a PNG.
+-- @param t     uint8 (H, W, 3) or (H, W)
+-- @param path  the png; by default a new one in TMPDIR or /tmp
+-- @return the path
+-- @raises on another dtype or shape
+function image.show(t, path)
+  util.check(call.is_tensor(t), "image.show: takes a uint8 tensor (H, W, 3) or (H, W), got %s", call.describe(t))
+  local terminal = require "perigee.terminal"
+  path = path or terminal.temporary()
+  image.save(path, t)
+  terminal.show(path, function() return terminal.characters(t) end)
+  return path
+end
+
 --- Resizes as Pillow does: antialiased when shrinking.
 -- @param t       uint8 (H, W, C)
 -- @param height  rows of the result

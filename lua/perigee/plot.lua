@@ -334,4 +334,163 @@ function plot.grid(path, rows, options)
   return true
 end
 
+-- ---- tensors --------------------------------------------------------------------------------------------------------
+
+-- A tensor as lists of numbers, at most `most` of each dimension at even distances.
+local function numbers(where, t, dims, most)
+  util.check(require("perigee.call").is_tensor(t) and t:dim() >= dims[1] and t:dim() <= dims[2] and t:numel() > 0,
+    "%s: takes a tensor of %s, got %s", where, dims[3], require("perigee.call").describe(t))
+  t = t:detach():to "cpu"
+  for d = 1, t:dim() do
+    local n = t:size(d)
+    if most and n > most then
+      local kept = {}
+      for i = 1, most do kept[i] = 1 + math.floor((i - 1) * (n - 1) / (most - 1) + 0.5) end
+      t = t:index_select(require("perigee").tensor(kept, { dtype = "int32" }), d)
+    end
+  end
+  return t:totable()
+end
+
+local function counting(n)
+  local list = {}
+  for i = 1, n do list[i] = i end
+  return list
+end
+
+-- Draws to `path`, or to a temporary PNG that is shown in the terminal. Returns the path, nil without a picture.
+local function drawn(path, characters, make)
+  util.check(path == nil or type(path) == "string", "plot: the path of the png must be a string, got %s", type(path))
+  local terminal = require "perigee.terminal"
+  local target = path or terminal.temporary()
+  local made = make(target)
+  if not made and not path then os.remove(target) end
+  if not path then terminal.show(target, characters) end
+  return made and target or nil
+end
+
+--- The values of a tensor in order: one curve, or one for every row. Without a path it is shown in the terminal.
+-- @param t     (N) or (K, N), any dtype
+-- @param path  the png; by default a new one in TMPDIR or /tmp
+-- @return the path, or nil without gnuplot
+-- @raises on another shape
+function plot.line(t, path)
+  local rows = numbers("plot.line", t, { 1, 2, "shape (N) or (K, N)" })
+  if type(rows[1]) ~= "table" then rows = { rows } end
+  local series = {}
+  for k, row in ipairs(rows) do series[k] = { name = #rows > 1 and tostring(k) or nil, x = counting(#row), y = row } end
+  return drawn(path, function()
+    return require("perigee.terminal").chart(series[1].x, series[1].y, { joined = true })
+  end, function(target) return plot.lines(target, { series = series }) end)
+end
+
+--- How often values occur. Without a path it is shown in the terminal.
+-- @param t     any shape and dtype; what is not finite is left out
+-- @param path  the png; by default a new one in TMPDIR or /tmp
+-- @param bins  how many bars, 40 by default
+-- @return the path, or nil without gnuplot
+-- @raises on a tensor without finite values
+function plot.hist(t, path, bins)
+  bins = bins or 40
+  util.check(type(bins) == "number" and bins >= 1 and bins <= 1000 and bins % 1 == 0,
+    "plot.hist: bins must be a whole number within 1..1000, got %s", tostring(bins))
+  local is_tensor = require("perigee.call").is_tensor(t)
+  local list, lo, hi = numbers("plot.hist", is_tensor and t:reshape(-1) or t, { 1, 1, "any shape" }), math.huge, -math.huge
+  for _, v in ipairs(list) do
+    if v - v == 0 then lo, hi = math.min(lo, v), math.max(hi, v) end
+  end
+  util.check(lo <= hi, "plot.hist: no value is finite")
+  if lo == hi then lo, hi = lo - 0.5, hi + 0.5 end
+  local x, count, width = {}, {}, (hi - lo) / bins
+  for b = 1, bins do x[b], count[b] = lo + (b - 0.5) * width, 0 end
+  for _, v in ipairs(list) do
+    local b = v - v == 0 and math.min(bins, math.floor((v - lo) / width) + 1)
+    if b then count[b] = count[b] + 1 end
+  end
+  return drawn(path, function() return require("perigee.terminal").chart(x, count, { joined = true }) end, function(target)
+    return draw(target, 900, 540, table.concat({ "set key off", "set style fill solid 0.9 noborder", "set yrange [0:*]",
+      ("set boxwidth %.9g"):format(width * 0.95), block("s", { x, count }, bins),
+      "plot $s using 1:2 with boxes linecolor rgb " .. color(1) }, "\n"))
+  end)
+end
+
+--- A matrix as colours, row 1 on top. Without a path it is shown in the terminal.
+-- @param t     (N, M), any dtype; of more than 400 rows or columns 400 are drawn
+-- @param path  the png; by default a new one in TMPDIR or /tmp
+-- @return the path, or nil without gnuplot
+-- @raises on another shape
+function plot.heatmap(t, path)
+  local rows = numbers("plot.heatmap", t, { 2, 2, "shape (N, M)" }, 400)
+  local lo, hi = math.huge, -math.huge
+  local lines = { "$m << EOD" }
+  for r, row in ipairs(rows) do
+    local words = {}
+    for c, v in ipairs(row) do
+      words[c] = value(v)
+      if v - v == 0 then lo, hi = math.min(lo, v), math.max(hi, v) end
+    end
+    lines[r + 1] = table.concat(words, " ")
+  end
+  lines[#lines + 1] = "EOD"
+  local function characters()
+    local pg = require "perigee"
+    local grey, span = pg.zeros(#rows, #rows[1], { dtype = "uint8" }), hi > lo and hi - lo or 1
+    local p = grey:data()
+    for r, row in ipairs(rows) do
+      for c, v in ipairs(row) do p[(r - 1) * #row + c - 1] = v - v == 0 and (v - lo) / span * 255 or 0 end
+    end
+    return require("perigee.terminal").characters(grey)
+  end
+  return drawn(path, characters, function(target)
+    return draw(target, 720, 600, table.concat({ "set key off", "unset grid", "set tics out", "set yrange [] reverse",
+      "set autoscale xfix", "set autoscale yfix", "set palette defined (0 '#440154', 1 '#3b528b', 2 '#21918c', 3 '#5ec962', "
+      .. "4 '#fde725')", table.concat(lines, "\n"), "plot $m matrix using ($1+1):($2+1):3 with image" }, "\n"))
+  end)
+end
+
+-- plot.scatter and plot.grid take tensors too; the forms above are for files of a run.
+local scatter_file, grid_file = plot.scatter, plot.grid
+
+--- Points of two columns. Without a path it is shown in the terminal; plot.scatter(path, spec) draws several series.
+-- @param t     (N, 2), any dtype
+-- @param path  the png; by default a new one in TMPDIR or /tmp
+-- @return the path, or nil without gnuplot
+-- @raises on another shape
+function plot.scatter(t, path)
+  if type(t) == "string" then return scatter_file(t, path) end
+  local rows, x, y = numbers("plot.scatter", t, { 2, 2, "shape (N, 2)" }), {}, {}
+  util.check(#rows[1] == 2, "plot.scatter: takes two columns, got %d", #rows[1])
+  for i, row in ipairs(rows) do x[i], y[i] = row[1], row[2] end
+  return drawn(path, function() return require("perigee.terminal").chart(x, y) end, function(target)
+    return scatter_file(target, { series = { { x = x, y = y } } })
+  end)
+end
+
+--- Pictures side by side. Without a path it is shown in the terminal; plot.grid(path, rows, options) arranges them.
+-- @param t     uint8 (N, H, W, 3), at most 100 are drawn
+-- @param path  the png; by default a new one in TMPDIR or /tmp
+-- @return the path
+-- @raises on another dtype or shape
+function plot.grid(t, path, options)
+  if type(t) == "string" then return grid_file(t, path, options) end
+  local call = require "perigee.call"
+  util.check(call.is_tensor(t) and t:dim() == 4 and t:size(4) == 3 and t:dtype() == "uint8" and t:numel() > 0,
+    "plot.grid: takes uint8 (N, H, W, 3), got %s", call.describe(t))
+  local n = math.min(t:size(1), 100)
+  local across, rows = math.ceil(math.sqrt(n)), {}
+  for i = 1, n do
+    local row = math.ceil(i / across)
+    rows[row] = rows[row] or {}
+    table.insert(rows[row], t:select(1, i))
+  end
+  local image = require "perigee.image"
+  return drawn(path, function()
+    local file = os.tmpname()
+    grid_file(file, rows)
+    local whole = image.load(file)
+    os.remove(file)
+    return require("perigee.terminal").characters(whole)
+  end, function(target) return grid_file(target, rows) end)
+end
+
 return plot

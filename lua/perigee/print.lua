@@ -11,21 +11,22 @@ local function number(v, float)
   return ("%.4f"):format(v)
 end
 
--- The positions of a dimension that are shown; 0 stands for the gap.
-local function shown(n, shorten)
+-- The positions of a dimension that are shown, `edge` at each end; 0 stands for the gap.
+local function shown(n, edge)
   local list = {}
   for i = 1, n do
-    if not shorten or n <= 2 * EDGE or i <= EDGE or i > n - EDGE then list[#list + 1] = i
+    if not edge or n <= 2 * edge or i <= edge or i > n - edge then list[#list + 1] = i
     elseif list[#list] ~= 0 then list[#list + 1] = 0 end
   end
   return list
 end
 
-local function cells(t, float, shorten)
+-- Nested lists of numbers as text; edges[d] values are kept at each end of the d-th dimension from here, nil: all.
+local function cells(t, float, edges, d)
   if t:dim() == 0 then return number(t:item(), float) end
   local list = {}
-  for _, i in ipairs(shown(t:size(1), shorten)) do
-    list[#list + 1] = i == 0 and "..." or cells(t:select(1, i), float, shorten)
+  for _, i in ipairs(shown(t:size(1), edges[d])) do
+    list[#list + 1] = i == 0 and "..." or cells(t:select(1, i), float, edges, d + 1)
   end
   return list
 end
@@ -47,12 +48,36 @@ local function render(list, width, indent)
   return "[" .. table.concat(rows, deep and (",\n" .. (" "):rep(indent + 1)) or ", ") .. "]"
 end
 
-return function(t)
+-- How many values are kept at each end of every dimension. A window shows of a row what fits in it, and a dozen or so
+-- rows of two dimensions, fewer of each where there are more.
+local function edges_of(t, window)
+  local edges, d, long = {}, t:dim(), t:numel() > MOST
+  for i = 1, d do edges[i] = long and EDGE or nil end
+  if not window or d == 0 then return edges end
+  for i = 1, d - 1 do edges[i] = long and (d == 2 and 4 or math.max(1, 5 - d)) or nil end
+  edges[d] = 9
+  return edges
+end
+
+--- A tensor as text, which is what tostring gives.
+-- @param t       tensor
+-- @param window  columns that a row may take; nil: three values at each end of a long dimension, whatever they take
+return function(t, window)
   local shape, dtype = t:shape(), t:dtype()
   local head = ("tensor (%s) %s %s"):format(table.concat(shape, ", "), dtype, t:device())
   if require("perigee.ffi").pg_data(t) == nil then return head .. ", freed" end
   if t:numel() == 0 then return head .. "\n[]" end
-  local plain = t:detach()
-  local list = cells(plain:device() == "cpu" and plain or plain:to("cpu"), dtype:sub(1, 5) == "float", t:numel() > MOST)
-  return head .. "\n" .. render(list, widest(list), 0)
+  local plain, float = t:detach(), dtype:sub(1, 5) == "float"
+  if plain:device() ~= "cpu" then plain = plain:to "cpu" end
+  local edges, last = edges_of(t, window), t:dim()
+  local list = cells(plain, float, edges, 1)
+  local width = widest(list)
+  if window and last > 0 then
+    local fit = math.floor((window - 1 - 2 * last) / (width + 2)) -- brackets and a comma at both ends
+    if fit < math.min(shape[last], 2 * edges[last] + 1) then
+      edges[last] = math.max(1, math.floor((fit - 1) / 2))
+      list = cells(plain, float, edges, 1)
+    end
+  end
+  return head .. "\n" .. render(list, width, 0)
 end
