@@ -38,6 +38,11 @@ int pg_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 
 int64_t pg_shown(int64_t index);                           /* a 0-based position or label as messages print it */
 char *pg_shape_text(const pg_tensor *t, char buffer[128]); /* "(2, 3)" */
 
+/* ---- stop.c ----------------------------------------------------------------------------------------------------- */
+
+bool pg_stopping(void); /* for a long loop, between pieces of some 0.1 s: true when it should leave its work as it is */
+int pg_unless_stopped(int status); /* status; PG_ERR_INTERRUPTED when a loop has left since this was last asked */
+
 /* ---- mem.c, device_cpu.c, device_cuda.c ------------------------------------------------------------------------- */
 
 typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fills one */

@@ -10,9 +10,16 @@ int K(pg_gemm)(int ta, int tb, int64_t m, int64_t n, int64_t k, real alpha, cons
   lda = PG_MAX(lda, 1), ldb = PG_MAX(ldb, 1);
   PG_TRY(pg_blas_fits(6, (int64_t[]){m, n, k, lda, ldb, ldc}));
   int team = stay_alone((double)m * (double)n * (double)k);
-  K(blas_gemm)
-  (CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, alpha, a,
-   (int)lda, b, (int)ldb, beta, c, (int)ldc);
+  piece size = piece_of(m, n, k, sizeof(real));
+  for (int64_t i = 0; i < m; i += size.rows) {
+    for (int64_t j = 0; j < n; j += size.columns) {
+      if ((i || j) && pg_stopping()) break;
+      int rows = (int)PG_MIN(size.rows, m - i), columns = (int)PG_MIN(size.columns, n - j);
+      K(blas_gemm)
+      (CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, rows, columns, (int)k, alpha,
+       a + (ta ? i : i * lda), (int)lda, b + (tb ? j * ldb : j), (int)ldb, beta, c + i * ldc + j, (int)ldc);
+    }
+  }
   rejoin(team);
   return PG_OK;
 }
@@ -63,6 +70,22 @@ static int stay_alone(double work) {
 
 static void rejoin(int team) {
   if (team > 1) openblas_set_num_threads(team), omp_set_num_threads(team);
+}
+
+/* One call of BLAS cannot be stopped, so that a product of a large part of a second is made in pieces of some tenth of
+ * one. The inner dimension stays whole: every element is one sum, whatever the piece. */
+typedef struct piece {
+  int64_t rows, columns;
+} piece;
+
+static piece piece_of(int64_t m, int64_t n, int64_t k, size_t width) {
+  const double whole = 6.4e10 / (double)width, most = 1.2e10 / (double)width; /* multiply-adds */
+  const int64_t least = 512; /* below that, packing the other operand again costs too much */
+  piece size = {m, n};
+  if ((double)m * (double)n * (double)k <= whole) return size;
+  size.rows = PG_MIN(m, PG_MAX(least, (int64_t)(most / ((double)n * (double)k))));
+  size.columns = PG_MIN(n, PG_MAX(least, (int64_t)(most / ((double)size.rows * (double)k))));
+  return size;
 }
 
 #define REALS_FILE "gemm.c"

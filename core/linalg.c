@@ -137,12 +137,13 @@ int pg_nuclear_norms(pg_tensor *const *factors, int32_t count, pg_tensor **out) 
 #pragma omp parallel for schedule(dynamic) reduction(max : worst) /* OpenBLAS stays on the thread that calls it */
     for (int pair = 0; pair < count * count; pair++) {
       int i = pair / count, j = pair % count;
-      if (j > i) continue;
+      if (j > i || pg_stopping()) continue;
       worst = PG_MAX(worst, nuclear_norm(&f[i], &f[j], (int)d, &norm[i * count + j]));
       norm[j * count + i] = norm[i * count + j];
     }
   }
   pg_scratch_free(f, bytes);
+  worst = pg_unless_stopped(worst);
   if (!worst) return *out = norms, PG_OK;
   pg_release(norms);
   return pg_fail(worst, worst == PG_ERR_MEMORY ? "nuclear_norms: out of memory"

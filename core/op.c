@@ -243,7 +243,7 @@ static int run_forward(pg_call *c, int32_t op, int32_t device, int32_t dtype) {
   pg_kernel kernel = kernel_of(op, device, dtype, false);
   if (kernel) {
     if (c->op->flags & PG_F_RANDOM) pg_rng_reserve((uint64_t)pg_numel(c->in[0]), &c->seed, &c->offset);
-    return kernel(c);
+    return pg_unless_stopped(kernel(c));
   }
   char list[64] = "";
   for (int32_t i = 0; i < PG_DTYPES; i++)

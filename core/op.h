@@ -141,6 +141,7 @@ static inline int64_t pg_walk_at(const pg_walk *w, int64_t r, int operands, int6
   _Pragma("omp parallel for schedule(static) if ((w).runs > 1 && (w).runs * (w).length > 32768)") for (int64_t r = 0;  \
                                                                                                        r < (w).runs;   \
                                                                                                        r++) {          \
+    if (pg_stopping()) continue;                                                                                       \
     int64_t begin, at[operands], n = pg_walk_at(&(w), r, operands, &begin, at);                                        \
     __VA_ARGS__;                                                                                                       \
   }

@@ -17,14 +17,24 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 7,         /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_ABI = 8,         /* raised whenever this slice changes; compared when the Lua package loads the library */
   PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
   PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
 };
 
 /* Error codes. The text says what happened; the code says of what kind it was. */
-enum { PG_OK, PG_ERR_ARGUMENT, PG_ERR_SHAPE, PG_ERR_DTYPE, PG_ERR_DEVICE, PG_ERR_MEMORY, PG_ERR_FILE, PG_ERR_STATE };
+enum {
+  PG_OK,
+  PG_ERR_ARGUMENT,
+  PG_ERR_SHAPE,
+  PG_ERR_DTYPE,
+  PG_ERR_DEVICE,
+  PG_ERR_MEMORY,
+  PG_ERR_FILE,
+  PG_ERR_STATE,
+  PG_ERR_INTERRUPTED /* the stop flag was set: nothing was given out, every tensor is as it was but for gradients */
+};
 
 enum { PG_FLOAT32, PG_FLOAT64, PG_INT32, PG_UINT8, PG_DTYPES };
 enum { PG_CPU, PG_CUDA, PG_DEVICES };
@@ -34,6 +44,8 @@ typedef struct pg_tensor pg_tensor;
 const char *pg_last_error(void);
 int32_t pg_abi(void);
 const char *pg_version(void);
+volatile int32_t *
+pg_stop_flag(void);                 /* while it is not 0, calls that last long end soon; a signal handler may set it */
 void pg_message_base(int32_t base); /* what messages add to a 0-based position or label: 1 for a 1-based caller */
 
 /* ---- tensors ------------------------------------------------------------------------------------------------- */

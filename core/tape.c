@@ -267,7 +267,8 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
     status = t->node ? gather(&t->node->grad[t->node_output], seed) : leaf_gather(t, seed);
   for (int64_t i = 0; i < count; i++) {
     pg_node *n = nodes[i];
-    if (!status) status = run_node(n);
+    if (!status && !pg_stopping()) status = run_node(n);
+    status = pg_unless_stopped(status);
     for (int32_t k = 0; k < n->n_out; k++) pg_release(n->grad[k]), n->grad[k] = NULL;
     if (!retain && !status) {
       node_spend(n);

@@ -6,7 +6,8 @@
  *   graceful(on)  -> with on, the first Ctrl-C only raises the flag, which the caller promises to poll
  *   stop_signals()   from here on SIGTERM and SIGUSR1, with which a scheduler announces an end, count as Ctrl-C
  *   last_signal() -> number of the last such signal, 0: none
- *   readline(prompt) -> line | nil, "interrupted" | nil      add_history(line)  load_history(path)  save_history(path)
+ *   stop_flag(address) of the core's flag, raised with the hook and lowered with it, so that a long call in C ends too
+ *   readline(prompt) -> line | nil, "interrupted" | nil      add_history(line)
  *   completer(fn)    fn(line, column) -> list of completions, length of the word they replace
  *   isatty(fd)  columns()  version  executable
  */
@@ -14,9 +15,11 @@
 #include <histedit.h>
 #include <lauxlib.h>
 #include <limits.h>
+#include <locale.h>
 #include <lua.h>
 #include <lualib.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,8 +36,10 @@ static volatile sig_atomic_t last;    /* the signal that it was: SIGINT, or what
 static volatile sig_atomic_t polite;  /* 1: a training loop polls the flag and stops by itself */
 static volatile sig_atomic_t editing; /* 1: a line is being typed; el_gets returns by itself */
 static volatile double insisted;      /* when the hook was set that has not been heard yet; 0: none */
-static const double PATIENCE = 0.3;   /* seconds that the package's own functions are given to come to their end */
-static const double DEAF = 1.0;       /* seconds without hearing, after which one more Ctrl-C leaves */
+static volatile int32_t nobody;       /* what stop_flag points to until the core is there */
+static volatile int32_t *stop_flag = &nobody;
+static const double PATIENCE = 0.3; /* seconds that the package's own functions are given to come to their end */
+static const double DEAF = 1.0;     /* seconds without hearing, after which one more Ctrl-C leaves */
 
 static double seconds(void) {
   struct timespec t;
@@ -53,6 +58,7 @@ static void raise_interrupted(lua_State *L, lua_Debug *ar) {
   lua_sethook(L, NULL, 0, 0);
   pressed = polite;
   insisted = 0;
+  *stop_flag = 0;
   lua_pushliteral(L, "interrupted"); /* no position: where it happened is chance */
   lua_error(L);
 }
@@ -65,6 +71,7 @@ static void on_interrupt(int signal_number) {
   if (editing || pressed <= polite) return;
   if (insisted > 0 && seconds() - insisted > DEAF) _exit(130);
   if (insisted == 0) insisted = seconds();
+  *stop_flag = 1;
   lua_sethook(main_state, raise_interrupted, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 
@@ -83,6 +90,7 @@ static int host_resume_signals(lua_State *L) {
   lua_sethook(L, NULL, 0, 0);
   pressed = polite = 0;
   insisted = 0;
+  *stop_flag = 0;
   return 0;
 }
 
@@ -102,6 +110,11 @@ static int host_stop_signals(lua_State *L) {
 static int host_last_signal(lua_State *L) {
   lua_pushinteger(L, last);
   return 1;
+}
+
+static int host_stop_flag(lua_State *L) {
+  stop_flag = (volatile int32_t *)(intptr_t)luaL_checknumber(L, 1);
+  return 0;
 }
 
 /* ---- line editing ------------------------------------------------------------------------------------------------ */
@@ -185,6 +198,7 @@ done:
 
 static void start_editor(void) {
   if (editor) return;
+  setlocale(LC_CTYPE, ""); /* letters beyond ASCII are typed and erased whole; numbers stay as Lua writes them */
   editor = el_init("perigee", stdin, stdout, stderr);
   if (!editor) return;
   HistEvent event;
@@ -208,6 +222,7 @@ static int host_readline(lua_State *L) {
   int length = 0;
   editing = 1;
   listen(0);
+  el_set(editor, EL_PREP_TERM, 1); /* before the prompt is there to be answered */
   const char *line = el_gets(editor, &length);
   listen(SA_RESTART);
   editing = 0;
@@ -231,16 +246,6 @@ static int host_add_history(lua_State *L) {
   return 0;
 }
 
-static int history_file(lua_State *L, int operation) {
-  HistEvent event;
-  start_editor();
-  lua_pushboolean(L, history_list && history(history_list, &event, operation, luaL_checkstring(L, 1)) >= 0);
-  return 1;
-}
-
-static int host_load_history(lua_State *L) { return history_file(L, H_LOAD); }
-static int host_save_history(lua_State *L) { return history_file(L, H_SAVE); }
-
 static int host_completer(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   luaL_unref(L, LUA_REGISTRYINDEX, completer_ref);
@@ -263,19 +268,14 @@ static int host_columns(lua_State *L) {
 static char executable[PATH_MAX];
 
 static int open_host(lua_State *L) {
-  static const luaL_Reg functions[] = {{"interrupted", host_interrupted},
-                                       {"resume_signals", host_resume_signals},
-                                       {"graceful", host_graceful},
-                                       {"stop_signals", host_stop_signals},
-                                       {"last_signal", host_last_signal},
-                                       {"readline", host_readline},
-                                       {"add_history", host_add_history},
-                                       {"load_history", host_load_history},
-                                       {"save_history", host_save_history},
-                                       {"completer", host_completer},
-                                       {"isatty", host_isatty},
-                                       {"columns", host_columns},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"interrupted", host_interrupted}, {"resume_signals", host_resume_signals},
+      {"graceful", host_graceful},       {"stop_signals", host_stop_signals},
+      {"last_signal", host_last_signal}, {"stop_flag", host_stop_flag},
+      {"readline", host_readline},       {"add_history", host_add_history},
+      {"completer", host_completer},     {"isatty", host_isatty},
+      {"columns", host_columns},         {NULL, NULL},
+  };
   lua_newtable(L);
   luaL_register(L, NULL, functions);
   lua_pushliteral(L, PERIGEE_VERSION);

@@ -63,7 +63,7 @@ static int K(attention_all)(pg_call *c, int backward) {
                *ks = PG_AT(real, k) + b * k->stride[0] + h * k->stride[1];
     const real *vs = PG_AT(real, v) + b * v->stride[0] + h * v->stride[1];
     real *y = PG_AT(real, c->out[0]) + task * z.t * z.e, *lse = PG_AT(real, c->out[1]) + task * z.t;
-    for (int64_t t0 = 0; t0 < z.t; t0 += TILE) {
+    for (int64_t t0 = 0; t0 < z.t && !pg_stopping(); t0 += TILE) {
       int64_t rows = PG_MIN(TILE, z.t - t0);
       K(pg_gemm)(0, 1, rows, z.s, z.d, scale, qs + t0 * ldq, ldq, ks, ldk, 0, p, z.s);
       for (int64_t t = 0; t < rows; t++) {

@@ -59,7 +59,8 @@ static int K(conv2d_forward)(pg_call *c) {
   size_t bytes = sizeof(real) * (size_t)(depth * g.groups * places);
   real *cols = pg_scratch_alloc(bytes);
   if (!cols) return pg_fail(PG_ERR_MEMORY, "conv2d: out of memory");
-  for (int64_t n = 0; n < g.images; n++, x += g.channels * g.in[0] * g.in[1], y += g.outputs * places) {
+  for (int64_t n = 0; n < g.images && !pg_stopping();
+       n++, x += g.channels * g.in[0] * g.in[1], y += g.outputs * places) {
     K(patches)(&g, x, cols);
     for (int64_t o = 0; b && o < g.outputs; o++)
       for (int64_t p = 0; p < places; p++) y[o * places + p] = b[o];
@@ -83,7 +84,7 @@ static int K(conv2d_backward)(pg_call *c) {
   if ((dx || dw) && !cols) return pg_fail(PG_ERR_MEMORY, "conv2d: out of memory");
   if (dw) memset(dw, 0, sizeof(real) * (size_t)(g.outputs * depth));
   if (db) memset(db, 0, sizeof(real) * (size_t)g.outputs);
-  for (int64_t n = 0; n < g.images; n++, dy += g.outputs * places) {
+  for (int64_t n = 0; n < g.images && !pg_stopping(); n++, dy += g.outputs * places) {
     if (dw) {
       K(patches)(&g, x + n * image, cols);
       for (int64_t k = 0; k < g.groups; k++) K(pg_gemm)

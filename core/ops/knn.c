@@ -43,11 +43,12 @@ static int K(knn_forward)(pg_call *c) {
   if (!inverse) return pg_fail(PG_ERR_MEMORY, "knn: out of memory");
 #pragma omp parallel for schedule(static)
   for (int64_t j = 0; j < n; j++) inverse[j] = metric == COSINE ? 1 / (K(length)(d, b + j * d) + (real)1e-30) : 1;
-  for (int64_t from = 0; from < q; from += BLOCK) {
+  for (int64_t from = 0; from < q && !pg_stopping(); from += BLOCK) {
     int64_t rows = PG_MIN(BLOCK, q - from);
     if (metric != L2) K(pg_gemm)(0, 1, rows, n, d, 1, a + from * d, d, b, d, 0, products, n);
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
+      if (pg_stopping()) continue;
       int64_t i = from + r, count = 0;
       real scale = metric == COSINE ? 1 / (K(length)(d, a + i * d) + (real)1e-30) : 1;
       for (int64_t j = 0; j < n; j++) {

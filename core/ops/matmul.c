@@ -11,9 +11,12 @@ static int K(product)(const plan *s, const pg_tensor *a, const pg_tensor *b, rea
   double work = (double)m * (double)n * (double)k;
   PG_TRY(pg_blas_fits(5, (int64_t[]){m, n, k, la.ld, lb.ld}));
 #pragma omp parallel for schedule(static) if (!pick_c && s->batch > 1 && work < 2e6 && work * (double)s->batch > 1e6)
-  for (int64_t i = 0; i < s->batch; i++) K(pg_gemm)
-  (ta != la.transposed, tb != lb.transposed, m, n, k, 1, PG_AT(real, a) + pick_a[i], la.ld, PG_AT(real, b) + pick_b[i],
-   lb.ld, pick_c ? 1 : 0, c + (pick_c ? pick_c[i] : i * m * n), n);
+  for (int64_t i = 0; i < s->batch; i++) {
+    if (i && pg_stopping()) continue;
+    K(pg_gemm)
+    (ta != la.transposed, tb != lb.transposed, m, n, k, 1, PG_AT(real, a) + pick_a[i], la.ld,
+     PG_AT(real, b) + pick_b[i], lb.ld, pick_c ? 1 : 0, c + (pick_c ? pick_c[i] : i * m * n), n);
+  }
   return PG_OK;
 }
 

@@ -65,11 +65,13 @@ static int K(softmin_forward)(pg_call *c) {
   K(exponents)(c, across ? n : m, h);
   if (!across) { /* no line's result depends on who computes it */
 #pragma omp parallel for schedule(dynamic, 16) if (n > 1 && n * m > 32768)
-    for (int64_t i = 0; i < n; i++) out[i] = K(row_log2)(m, h, cost + i * m, scale);
+    for (int64_t i = 0; i < n; i++)
+      if (!pg_stopping()) out[i] = K(row_log2)(m, h, cost + i * m, scale);
   } else {
     int64_t strip = PG_MIN(STRIP, pg_columns(1, m));
 #pragma omp parallel for schedule(dynamic, 1) if (m > strip && n * m > 32768)
-    for (int64_t j = 0; j < m; j += strip) K(strip_log2)(n, PG_MIN(strip, m - j), m, h, cost + j, scale, out + j);
+    for (int64_t j = 0; j < m; j += strip)
+      if (!pg_stopping()) K(strip_log2)(n, PG_MIN(strip, m - j), m, h, cost + j, scale, out + j);
   }
   for (int64_t k = 0, count = pg_numel(c->out[0]); k < count; k++) out[k] *= (real)(-c->p[0].num / LOG2_E);
   pg_scratch_free(h, bytes);

@@ -26,12 +26,19 @@ static double read_key(const pg_tensor *x, int64_t at, double sign) {
   }
 }
 
-/* Bottom-up merge sort of e[0..n-1] with room for as many in `spare`; returns whichever of the two holds the result. */
+enum { PIECE = 1 << 20 }; /* elements between two looks at whether to stop */
+
+/* Bottom-up merge sort of e[0..n-1] with room for as many in `spare`; returns whichever of the two holds the result,
+ * e unsorted when it is to stop. */
 static entry *merge_sort(entry *e, entry *spare, int64_t n) {
   for (int64_t width = 1; width < n; width *= 2) {
     for (int64_t lo = 0; lo < n; lo += 2 * width) {
       int64_t mid = PG_MIN(lo + width, n), hi = PG_MIN(lo + 2 * width, n), i = lo, j = mid;
-      for (int64_t to = lo; to < hi; to++) spare[to] = j == hi || (i < mid && !before(e[j], e[i])) ? e[i++] : e[j++];
+      for (int64_t to = lo; to < hi;) {
+        if (to % PIECE == 0 && pg_stopping()) return e;
+        for (int64_t end = PG_MIN(hi, (to / PIECE + 1) * PIECE); to < end; to++)
+          spare[to] = j == hi || (i < mid && !before(e[j], e[i])) ? e[i++] : e[j++];
+      }
     }
     entry *t = e;
     e = spare, spare = t;
@@ -68,11 +75,13 @@ static int order_lines(pg_call *c, int64_t dimension, bool descending) {
   int32_t *index = PG_AT(int32_t, c->out[1]);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t r = 0; r < lines; r++) {
+    if (pg_stopping()) continue;
     entry *e = room + 2 * n * omp_get_thread_num(), *spare = e + n;
     int64_t in = r / inner * n * inner + r % inner, out = r / inner * k * inner + r % inner;
-    for (int64_t i = 0; i < n; i++) e[i] = (entry){read_key(x, in + i * inner, descending ? -1 : 1), (int32_t)i};
+    for (int64_t i = 0; i < n && (i % PIECE || !pg_stopping()); i++)
+      e[i] = (entry){read_key(x, in + i * inner, descending ? -1 : 1), (int32_t)i};
     e = k < n && k <= 64 ? select_first(e, spare, n, k) : merge_sort(e, spare, n);
-    for (int64_t i = 0; i < k; i++) {
+    for (int64_t i = 0; i < k && !pg_stopping(); i++) {
       memcpy(values + (size_t)(out + i * inner) * width, from + (size_t)(in + e[i].at * inner) * width, width);
       index[out + i * inner] = e[i].at;
     }

@@ -31,7 +31,7 @@ static int K(squared_distances_forward)(pg_call *c) {
   real *out = PG_AT(real, c->out[0]);
 #pragma omp parallel for schedule(dynamic, 1) if (n > ROWS && n * m * d > 32768)
   for (int64_t i0 = 0; i0 < n; i0 += ROWS)
-    for (int64_t j = 0; j < m; j += 4)
+    for (int64_t j = 0; j < m && !pg_stopping(); j += 4)
       for (int64_t i = i0; i < PG_MIN(i0 + ROWS, n); i++) {
         if (j + 4 <= m)
           K(four_distances)(d, x + i * d, y + j * d, out + i * m + j);
@@ -54,9 +54,11 @@ static int K(squared_distances_backward)(pg_call *c) {
   const real *x = PG_AT(real, c->in[0]), *y = PG_AT(real, c->in[1]), *g = PG_AT(real, c->grad_out[0]);
   real *dx = c->grad_in[0] ? PG_AT(real, c->grad_in[0]) : NULL, *dy = c->grad_in[1] ? PG_AT(real, c->grad_in[1]) : NULL;
 #pragma omp parallel for schedule(static) if (n > 1 && n * m * d > 32768)
-  for (int64_t i = 0; i < (dx ? n : 0); i++) K(pulled)(m, d, x + i * d, y, g + i * m, 1, dx + i * d);
+  for (int64_t i = 0; i < (dx ? n : 0); i++)
+    if (!pg_stopping()) K(pulled)(m, d, x + i * d, y, g + i * m, 1, dx + i * d);
 #pragma omp parallel for schedule(static) if (m > 1 && n * m * d > 32768)
-  for (int64_t j = 0; j < (dy ? m : 0); j++) K(pulled)(n, d, y + j * d, x, g + j, m, dy + j * d);
+  for (int64_t j = 0; j < (dy ? m : 0); j++)
+    if (!pg_stopping()) K(pulled)(n, d, y + j * d, x, g + j, m, dy + j * d);
   return PG_OK;
 }
 

@@ -20,7 +20,10 @@ call.is_tensor = is_tensor
 
 --- Raises the core's last error at the user's line when `status` is not 0.
 function call.check(status)
-  if status ~= 0 then util.raise(ffi.string(lib.pg_last_error())) end
+  if status == 0 then return end
+  local message = ffi.string(lib.pg_last_error())
+  if status == lib.PG_ERR_INTERRUPTED then error(message, 0) end -- where it happened is chance
+  util.raise(message)
 end
 
 local tracked -- the innermost pg.scope's list of new handles

@@ -156,6 +156,7 @@ function recipe.declare(declaration)
   end
   local opt = build(declaration, given)
   recipe.apply(opt)
+  recipe.declared = opt
   return opt
 end
 
@@ -186,9 +187,9 @@ function recipe.value(declaration, key, value)
   return read(option, value)
 end
 
---- The options of a script that declares none. @return as pg.recipe.declare
+--- The options of a script that opens no run of its own. @return as pg.recipe.declare
 function recipe.plain()
-  return build({ name = recipe.given.name or "script", options = {} }, recipe.given)
+  return recipe.declared or build({ name = recipe.given.name or "script", options = {} }, recipe.given)
 end
 
 return setmetatable(recipe, { __call = function(_, declaration) return recipe.declare(declaration) end })

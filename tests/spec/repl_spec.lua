@@ -3,6 +3,8 @@
 local lfs = require "lfs"
 local process = require "process"
 
+local pg_now = require("perigee.ffi").pg_now
+
 local PERIGEE = "build/perigee"
 local CTRL_C, CTRL_D, TAB, UP = "\3", "\4", "\t", "\27[A"
 
@@ -31,9 +33,9 @@ describe("the REPL", function()
 
   local function leave()
     session:type(CTRL_D)
-    local status = session:finish()
+    local status, seen = session:finish(), session.seen
     session = nil
-    return status
+    return status, seen
   end
 
   setup(function()
@@ -171,6 +173,298 @@ describe("the REPL", function()
     local status, said = process.sh(PERIGEE .. " repl /nowhere.lua </dev/null")
     assert.equal(2, status)
     assert.equal("perigee: cannot open /nowhere.lua: No such file or directory\n", said)
+  end)
+
+  -- A second, or as much more as the processors are shared by: what a spin takes by the clock over what it used.
+  local function a_second()
+    local now, cpu = pg_now(), os.clock()
+    while os.clock() - cpu < 0.1 do end
+    return math.max(1, (pg_now() - now) / (os.clock() - cpu))
+  end
+
+  it("stops one long call of the core within a second, and gives its memory back", function()
+    open()
+    ask("a = pg.ones(4000, 4000, { dtype = 'float64' }) q = pg.ones(20000, 256) print 'ready'", "ready")
+    ask("s = pg.ones(1e7) r = pg.ones(5000, 600):requires_grad_(true) print 'ready'", "ready")
+    ask("x = pg.ones(32, 64, 32, 32) k = pg.ones(256, 64, 9, 9) print 'ready'", "ready")
+    ask("m = pg.ones(1, 64, 16384) n = pg.ones(1500, 16384, 4) print 'ready'", "ready")
+    for _, long in ipairs {
+      "b = a:matmul(a)", "b = m:matmul(n)", "b = pg.knn(q, q, 5)", "b = pg.knn(q, q, { k = 5, metric = 'l2' })", "b = s:sort()",
+      "b = pg.squared_distances(q, q)", "b = pg.conv2d(x, k)", "b = pcall(pg.knn, q, q, 5)",
+    } do
+      ask("b = nil collectgarbage() collectgarbage() before = pg.memory().live print 'ready'", "ready")
+      session:type(long .. "\n")
+      assert.is_nil(session:expect("\n> ", 0.4), long .. " ended by itself")
+      session:type(CTRL_C)
+      local seconds = session:expect("interrupted\r\n> ", 20)
+      assert.is_truthy(seconds, long .. " goes on:\n" .. session.seen)
+      assert.is_true(seconds < a_second(), ("%s took %.2f s to stop"):format(long, seconds))
+      ask("collectgarbage() collectgarbage() print(b, pg.memory().live == before)", "nil\ttrue")
+    end
+    session:type "l = (r:matmul(r:t()) * 1):matmul(r):sum() print 'forward' l:backward()\n"
+    assert.is_truthy(session:expect("forward\r\n", 60), session.seen)
+    session:type(CTRL_C)
+    local seconds = session:expect("interrupted\r\n> ", 20)
+    assert.is_true(seconds and seconds < a_second(), session.seen)
+    ask("r.grad = nil (r:narrow(1, 1, 2) * 3):sum():backward() print(r.grad:sum():item())", "3600")
+    assert.equal(0, leave())
+  end)
+
+  it("leaves the last values in _, __ and ___", function()
+    open()
+    ask("2 * 21", "42")
+    ask("_ + 1", "43")
+    ask("x = 5 print 'no value'", "no value")
+    ask("_ .. ' ' .. __", "43 42")
+    ask("___", "42")
+    assert.equal(0, leave())
+  end)
+
+  it("fits tensors in the window", function()
+    open()
+    ask("pg.arange(6):reshape(2, 3)", "tensor (2, 3) int32 cpu\r\n[[1, 2, 3],\r\n [4, 5, 6]]")
+    ask("pg.randn(50, 1000)", "tensor (50, 1000) float32 cpu")
+    ask("pg.zeros(3, 40, 50, 30)", "tensor (3, 40, 50, 30) float32 cpu")
+    local rows = 0
+    for line in session.seen:gsub("\27%[[%d;?]*%a", ""):gmatch "[^\r\n]+" do
+      if line:match "^%s*%[" then
+        rows = rows + 1
+        assert.is_true(#line <= 80, line)
+      end
+    end
+    assert.is_true(rows > 10 and rows < 50, "rows: " .. rows)
+    ask("{ 1, { a = 'b' }, pg.ones(2) }", '{1, {a = "b"}, tensor (2) float32}')
+    assert.equal(0, leave())
+  end)
+
+  it("says which of the user's own lines led to an error", function()
+    write("broken.lua", "local t = {}\nfunction t.add(x)\n  return pg.ones(2) + x\nend\nreturn t")
+    open()
+    ask(("package.path = '%s/?.lua;' .. package.path print 'ready'"):format(folder), "ready")
+    session:type "function outer(x)\n  local y = require('broken').add(x)\n  return y\nend\n"
+    assert.is_truthy(session:expect("> ", 5))
+    ask("outer(pg.ones(3))", folder .. "/broken.lua:3: add: shapes do not broadcast: a (2), b (3)\r\n"
+      .. "  in t.add, " .. folder .. "/broken.lua, line 3: return pg.ones(2) + x\r\n"
+      .. "  in outer, line 2: local y = require('broken').add(x)")
+    ask("pg.ones(2) + pg.ones(3)", "add: shapes do not broadcast: a (2), b (3)")
+    assert.is_nil(session.seen:match "b %(3%)\r\n  [^\n]*\r\n> $")
+    ask("error(setmetatable({}, { __tostring = function() error 'no' end }))", "an error value that cannot be printed")
+    assert.equal(0, leave())
+  end)
+
+  it("explains names with a question mark", function()
+    open()
+    ask("?pg.fda.loss", "pg.fda.loss(x, graph, options)\r\n  The FDA loss")
+    ask("pg.image.load?", "pg.image.load(path)\r\n  Reads a PNG")
+    ask("?knn", "knn(queries, database, k, metric = \"cosine\", exclude_self = false)\r\n  the k nearest rows")
+    ask("?pg.randn", "pg.randn(...)\r\n  pg.randn(2, 3, options) and pg.rand: normal")
+    ask("?pg.plot", "plot.lua")
+    ask("t = pg.ones(2, 3) print 'ready'", "ready")
+    ask("?t", "t: tensor (2, 3) float32 cpu, no gradient, 24 bytes")
+    ask("?t:sum", "sum(x, dim = {}, keepdim = false)")
+    ask("?rand_n", "nothing is called rand_n (did you mean rand")
+    ask("?", "  ?name")
+    ask("%help", "  ?name")
+    ask("%halp", "there is no %halp; %help lists what there is")
+    assert.equal(0, leave())
+  end)
+
+  it("times, counts memory", function()
+    open()
+    session:type "%time pg.ones(100):sum():item()\n"
+    assert.is_truthy(session:expect("; processor time ", 5), session.seen)
+    assert.is_truthy(session:expect("\n100\r\n> ", 5), session.seen)
+    ask("%time 1 +", "the expression stops in the middle")
+    ask("%time nosuch.field", "attempt to index global 'nosuch'")
+    ask("big = pg.zeros(1000, 500) print 'ready'", "ready")
+    ask("%memory", "tensors: ")
+    assert.is_truthy(session.seen:find("big%s+2.0 MB  %(1000, 500%) float32 cpu"), session.seen)
+    assert.equal(0, leave())
+  end)
+
+  it("runs a recipe and leaves its locals to be looked at", function()
+    local recipe = write("tiny.lua", [[
+local pg = require "perigee"
+local opt = pg.recipe { name = "tiny", options = { { "steps", 3, min = 1 }, { "word", "none" } } }
+local run = pg.run.open(opt)
+local total = pg.zeros(2)
+local function add(n)
+  local share = n / opt.steps
+  if n > 5 then error "too many steps" end
+  return share
+end
+for i = 1, opt.steps do total = total + add(i) end
+run:finish { total = total:get(1) }
+return total]])
+    open()
+    ask(("%%run %s steps=4 word='two words' --out %s/tiny"):format(recipe, folder), "")
+    assert.is_truthy(session.seen:find("locals: add opt pg run total", 1, true), session.seen)
+    ask("opt.steps, opt.word, total:get(1)", "4\ttwo words\t2.5")
+    ask("total = 'mine' print 'set'", "set")
+    ask("total, locals.total:get(1)", "mine\t2.5")
+    ask(("%%run %s steps=9 --out %s/fails"):format(recipe, folder), "")
+    assert.is_truthy(session.seen:find("tiny.lua:7: too many steps", 1, true), session.seen)
+    ask("n, share * 9, opt.steps", "6\t6\t9")
+    ask(("%%run %s stops=9"):format(recipe), "")
+    assert.is_truthy(session.seen:find("unknown option 'stops' (did you mean 'steps'?)", 1, true), session.seen)
+    ask("%run " .. folder .. "/nowhere.lua", "cannot read the recipe")
+    ask("%run 'half", "%run: a quote is not closed")
+    ask("1 + 1", "2")
+    session:type(("%%run %s/ti"):format(folder) .. TAB .. TAB)
+    assert.is_truthy(session:expect("tiny.lua", 5), session.seen)
+    session:type(CTRL_C)
+    assert.is_truthy(session:expect("^C\r\n> ", 5), session.seen)
+    assert.equal(0, leave())
+  end)
+
+  it("plots in characters where the terminal shows no pictures, in its protocol where it does", function()
+    local function plots(environment, first, command)
+      session = process.terminal(("TERM=xterm LC_ALL=C TERM_PROGRAM= %s TMPDIR=%s XDG_STATE_HOME=%s %s repl"):format(
+        environment, folder, folder, PERIGEE))
+      assert.is_truthy(session:expect "> ", session.seen)
+      session:type(command .. "\n")
+      assert.is_truthy(session:expect(first, 20), session.seen)
+      assert.is_truthy(session:expect("\n" .. folder .. "/perigee-", 20), session.seen)
+      assert.is_truthy(session:expect("\n> ", 5))
+      local path = session.seen:match("\n(" .. folder .. "/perigee%-%w+%.png)")
+      assert.equal("\137PNG", process.read(path):sub(1, 4))
+      local status, seen = leave()
+      assert.equal(0, status, seen)
+    end
+    plots("TMUX=", " 0 |*", "%plot pg.ones(5):sub(pg.arange(5):to 'float32')")
+    plots("PERIGEE_PICTURES=kitty", "\27_Ga=T,f=100,q=2,m=", "%plot pg.randn(20, 20)")
+    plots("PERIGEE_PICTURES=iterm", "\27]1337;File=inline=1;size=", "%plot pg.zeros(8, 8, 3, { dtype = 'uint8' })")
+    plots("PERIGEE_PICTURES=sixel", "\27P0;1q", "%plot pg.full({ 8, 8, 3 }, 255, { dtype = 'uint8' })")
+    open()
+    ask("%plot 'word'", "%plot: takes a tensor, got 'word'")
+    ask("%plot pg.ones(2, 2, 2)", "%plot: draws (N), (K, N), (N, M)")
+    assert.equal(0, leave())
+  end)
+
+  it("completes file names within quotes, commands, and the locals of a recipe", function()
+    lfs.mkdir(folder .. "/some where")
+    write("some where/data.npy", "")
+    open()
+    ask(("print('%s/some"):format(folder) .. TAB .. TAB .. "')", folder .. "/some where/data.npy")
+    ask("%he" .. TAB, "  ?name")
+    ask("?pg.image.loa" .. TAB, "pg.image.load(path)")
+    ask("locals = { only_here = 3 } print 'ready'", "ready")
+    ask("only_h" .. TAB .. " + 1", "4")
+    assert.equal(0, leave())
+  end)
+
+  it("keeps what was typed when it is killed, and what two sessions typed", function()
+    local first = process.terminal(("TERM=xterm XDG_STATE_HOME=%s/two %s repl"):format(folder, PERIGEE))
+    assert.is_truthy(first:expect "> ")
+    first:type "'from the first'\n"
+    assert.is_truthy(first:expect("from the first\r\n> ", 5))
+    local second = process.terminal(("TERM=xterm XDG_STATE_HOME=%s/two %s repl"):format(folder, PERIGEE))
+    assert.is_truthy(second:expect "> ")
+    second:type "'from the second'\n"
+    assert.is_truthy(second:expect("from the second\r\n> ", 5))
+    first:type "'first again'\n"
+    assert.is_truthy(first:expect("first again\r\n> ", 5))
+    first:stop()
+    second:stop()
+    assert.equal("'from the first'\n'from the second'\n'first again'\n", process.read(folder .. "/two/perigee/history"))
+    write("two/perigee/history", "_HiStOrY_V2_\n'as\\040it\\040was\\040written'\n" .. ("\0\255\1\n"):rep(9) .. "'newest'\n")
+    session = process.terminal(("TERM=xterm XDG_STATE_HOME=%s/two %s repl"):format(folder, PERIGEE))
+    assert.is_truthy(session:expect "> ")
+    session:type(UP .. UP .. "\n")
+    assert.is_truthy(session:expect("\nas it was written\r\n", 5), session.seen)
+    assert.equal(0, leave())
+  end)
+
+  it("outlives whatever is typed", function()
+    local state = 12345
+    local function random(n)
+      state = (state * 1103515245 + 12345) % 2 ^ 31
+      return math.floor(state / 2 ^ 31 * n)
+    end
+    local pieces = { "pg", ".", "(", ")", "[[", "]]", "'", '"', "%", "?", "%time ", "%plot ", "%run ", "_", "x", "=", "1", "+",
+      "\t", "--", "\\", "error", "pg.ones(2)", "{", "}", "\27[A", "\27[D", "end", "function", "\255", "\200\150", "\n", "\18",
+      "~", "`" }
+    -- the terminal's own: Ctrl-C, -D, -Z, -\, -Q, -S, -V
+    local not_sent = { [3] = true, [4] = true, [26] = true, [28] = true, [17] = true, [19] = true, [22] = true }
+    open()
+    for _ = 1, 60 do
+      local line = {}
+      for i = 1, 1 + random(12) do
+        local byte = random(256)
+        line[i] = random(3) > 0 and pieces[1 + random(#pieces)] or not_sent[byte] and "" or string.char(byte)
+      end
+      session:type(table.concat(line) .. "\n")
+      while session:take(0.02) do end
+    end
+    for _ = 1, 3 do -- whatever is open is dropped
+      session:type(CTRL_C)
+      while session:take(0.2) do end
+    end
+    session:type "print('still ' .. 'here')\n"
+    assert.is_truthy(session:expect("still here\r\n", 10), session.seen:sub(-2000))
+    assert.equal(0, leave())
+  end)
+
+  -- The page's session, typed anew. Figures may differ, as may the time, memory and the name of a temporary file.
+  it("does what its page shows", function()
+    local page = process.read "docs/12-repl.md"
+    for name, text in page:gmatch "```lua (%S+)\n(.-)```" do write(name, text) end
+    local shown = page:match "```text\n(> .-\n)```"
+    session = process.terminal(("cd %s; TERM=xterm LC_ALL=C.UTF-8 TMPDIR=%s TERM_PROGRAM= TMUX= PERIGEE_PICTURES=none "
+      .. "OMP_NUM_THREADS=1 XDG_STATE_HOME=%s exec %s/%s repl"):format(folder, folder, folder, lfs.currentdir(), PERIGEE))
+    assert.is_truthy(session:expect "leaves\r\n> ", session.seen)
+    for line in shown:gmatch "[^\n]+" do
+      local typed = line:match "^>+ (.*)"
+      if typed then
+        local least, answered = #session.seen + #typed + 2, false
+        session:type(typed .. "\n")
+        for _ = 1, 200 do
+          answered = #session.seen > least and session.seen:find "\n>+ $"
+          if answered then break end
+          session:take(0.1)
+        end
+        assert.is_truthy(answered, session.seen)
+      end
+    end
+    local function plain(text)
+      return (text:gsub("\r", ""):gsub("\27%[[%d;?]*%a", ""):gsub(" +\n", "\n"):gsub("%-?%d+%.%d+", "#"):gsub("%d+ us", "# ms")
+        :gsub("# [KM]B so far", "# MB so far"):gsub("# s;", "# ms;"):gsub("/%S+/perigee%-%w+%.png", "PNG"):gsub(" +#", " #")
+        :gsub("# KB", "# MB"))
+    end
+    local seen = plain(session.seen:match "leaves\r\n(.*)> $")
+    assert.equal(plain(shown), seen)
+    assert.equal(0, leave())
+  end)
+
+  it("draws tensors for scripts: to a path, or to a new PNG", function()
+    local path = write("draw.lua", [=[
+      local pg = require "perigee"
+      local picture = pg.full({ 6, 9, 3 }, 7, { dtype = "uint8" })
+      local m = pg.arange(12):reshape(3, 4)
+      for name, t in pairs { line = m, hist = pg.randn(99), heatmap = m, scatter = pg.randn(9, 2),
+        grid = pg.stack { picture, picture } } do
+        local given = os.getenv "DIR" .. "/" .. name .. ".png"
+        assert(pg.plot[name](t, given) == given)
+        assert(pg.image.load(given):size(3) == 3)
+        local made = pg.plot[name](t)
+        assert(made:match("^" .. os.getenv "DIR" .. "/perigee%-%w+%.png$") and pg.image.load(made):numel() > 0)
+      end
+      assert(pg.image.load(pg.image.show(picture)):eq(7):to("int32"):sum():item() == picture:numel())
+      for _, bad in ipairs { { "line", pg.ones(2, 2, 2) }, { "heatmap", pg.ones(2) }, { "scatter", pg.ones(4, 3) },
+        { "grid", pg.ones(2, 4, 4, 3) }, { "hist", pg.ones(2):mul(0 / 0) }, { "line", pg.zeros(0) }, { "hist", 3 } } do
+        print(select(2, pcall(pg.plot[bad[1]], bad[2])))
+      end]=])
+    local status, said = process.sh(("DIR=%s TMPDIR=%s %s run %s --out %s/draw"):format(folder, folder, PERIGEE, path, folder))
+    assert.equal(0, status, said)
+    assert.equal(([[
+plot.line: takes a tensor of shape (N) or (K, N), got a tensor (2, 2, 2) float32
+plot.heatmap: takes a tensor of shape (N, M), got a tensor (2) float32
+plot.scatter: takes two columns, got 3
+plot.grid: takes uint8 (N, H, W, 3), got a tensor (2, 4, 4, 3) float32
+plot.hist: no value is finite
+plot.line: takes a tensor of shape (N) or (K, N), got a tensor (0) float32
+plot.hist: takes a tensor of any shape, got 3
+]]), (said:gsub(path:gsub("%p", "%%%0") .. ":%d+: ", "")))
   end)
 
   it("works without a terminal", function()

@@ -1,5 +1,5 @@
 -- repl.lua - `perigee repl`: type Lua with `pg` loaded. Values are printed, an error does not end the session, Tab
--- completes, Ctrl-C drops the line or stops what runs, Ctrl-D leaves.
+-- completes, Ctrl-C drops the line or stops what runs, Ctrl-D leaves. What begins with % or ? is in repl/commands.lua.
 --
 -- Ctrl-C stops Lua through a debug hook, and LuaJIT's compiled loops call none (http://luajit.org/status.html; a build
 -- with LUAJIT_ENABLE_CHECKHOOK would pay for it everywhere, and Debian's is not one). What is typed, and every file
@@ -7,7 +7,11 @@
 -- a loop of plain arithmetic about ten times what `perigee run` would take for it.
 
 local args = require "perigee.cli.args"
+local commands = require "perigee.cli.repl.commands"
+local complete = require "perigee.cli.repl.complete"
+local help = require "perigee.cli.repl.help"
 local host = require "perigee.host"
+local values = require "perigee.cli.repl.values"
 local util = require "perigee.util"
 
 local repl = {
@@ -17,61 +21,18 @@ local repl = {
   },
 }
 
--- ---- completion -----------------------------------------------------------------------------------------------------
-
-local MODULES = { "nn", "optim", "models", "data", "image", "npy", "npz", "safetensors", "fda", "regularize", "metrics",
-  "linalg", "run", "recipe", "plot" } -- they load when first used, so that `pg` may not hold them yet
-
--- Every name that may follow `object` and a dot or a colon.
-local function names_of(object, pg)
-  local names, seen = {}, {}
-  local function add(name)
-    if type(name) == "string" and name:match "^[%a_][%w_]*$" and not seen[name] then
-      seen[name], names[#names + 1] = true, name
-    end
-  end
-  local hops = 0
-  local function walk(t)
-    hops = hops + 1
-    if type(t) ~= "table" or hops > 8 then return end
-    for name in pairs(t) do add(name) end
-    local meta = getmetatable(t)
-    if type(meta) == "table" and type(meta.__index) == "table" then walk(meta.__index) end
-  end
-  if type(object) == "table" then walk(object)
-  elseif type(object) == "string" then walk(string)
-  elseif pg.is_tensor(object) then
-    walk(require("perigee.tensor").methods)
-    add "grad"
-  end
-  if object == pg then
-    for _, name in ipairs(MODULES) do add(name) end
-  end
-  return names
-end
-
---- Completes the last word of `line`; only plain fields are followed, nothing is called.
--- @return the names that it may become, sorted, and how many letters of them are typed
+--- What Tab offers for the end of a line. @param line @return names, and how many letters of them are typed
 function repl.complete(line)
-  local pg = require "perigee"
-  local path, dot, word = line:match "([%w_%.]-)([%.:]?)([%a_]?[%w_]*)$"
-  local object = _G
-  if path == "" and dot ~= "" then return {}, 0 end -- behind a call, whose result is not known
-  if path ~= "" then
-    for part in path:gmatch "[^%.]+" do
-      if type(object) ~= "table" then return {}, 0 end
-      object = object[part]
-    end
+  local names = {}
+  for name, command in pairs(commands) do
+    if type(command) == "function" then names[#names + 1] = name end
   end
-  local found = {}
-  for _, name in ipairs(names_of(object, pg)) do
-    if name:sub(1, #word) == word then found[#found + 1] = name end
-  end
-  table.sort(found)
-  return found, #word
+  return complete(line, names)
 end
 
 -- ---- reading and running --------------------------------------------------------------------------------------------
+
+local KEPT = 2000 -- lines of history
 
 local function history_path()
   local state = os.getenv "XDG_STATE_HOME"
@@ -86,6 +47,35 @@ local function history_path()
     require("lfs").mkdir(at)
   end
   return folder .. "/history"
+end
+
+-- One line of the file is one that was typed. Lines are appended, so that a kill loses none and sessions side by side
+-- keep each other's; a file that has grown to twice its length is cut.
+local function load_history(path)
+  local lines = {}
+  local file = io.open(path, "r")
+  if not file then return end
+  for line in file:lines() do
+    if line ~= "_HiStOrY_V2_" and line:match "%S" and not line:find "%z" then
+      lines[#lines + 1] = line:gsub("\\(%d%d%d)", function(octal) -- as libedit wrote them
+        return tonumber(octal, 8) < 256 and string.char(tonumber(octal, 8)) or nil
+      end)
+    end
+  end
+  file:close()
+  local kept = {}
+  for i = math.max(1, #lines - KEPT + 1), #lines do
+    host.add_history(lines[i])
+    kept[#kept + 1] = lines[i]
+  end
+  if #lines > 2 * KEPT then pcall(util.write_file, path, table.concat(kept, "\n") .. "\n") end
+end
+
+local function save_history(path, line)
+  local file = io.open(path, "a")
+  if not file then return end
+  file:write(line, "\n")
+  file:close()
 end
 
 -- Keeps a chunk and all its functions out of the compiler, so that Ctrl-C is heard in them.
@@ -115,38 +105,48 @@ end
 
 -- A chunk for `source`: as an expression where it is one. "more" when the text stops in the middle.
 local function compile(source)
-  local chunk, one = loadstring("return " .. source, "=repl")
+  local name = values.name(source)
+  local chunk, one = loadstring("return " .. source, name)
   if chunk then return chunk end
-  local statement, other = loadstring(source:gsub("^%s*=", "return "), "=repl")
+  local statement, other = loadstring(source:gsub("^%s*=", "return "), name)
   if statement then return statement end
   return nil, (one:match "'<eof>'%s*$" or other:match "'<eof>'%s*$") and "more" or other
 end
 
--- Short tables show their values, long ones their size.
-local function show(value)
-  if type(value) ~= "table" or (getmetatable(value) or {}).__tostring then return tostring(value) end
-  local parts, count = {}, 0
-  for i, v in ipairs(value) do parts[i] = i <= 20 and tostring(v) or nil end
-  for key, v in pairs(value) do
-    count = count + 1
-    if not (type(key) == "number" and value[key] ~= nil and key >= 1 and key <= #value) and #parts < 20 then
-      parts[#parts + 1] = tostring(key) .. " = " .. tostring(v)
+local session = {}
+
+--- Compiles and runs a text for one of the commands. @return its values @raises what it raises
+function session.evaluate(source)
+  local chunk, problem = compile(source)
+  if not chunk then error(problem == "more" and "the expression stops in the middle" or problem, 0) end
+  return chunk()
+end
+
+-- A function for a line that begins with % or ?, nil for any other.
+local function command_of(line)
+  local name, rest = line:match "^%s*%%(%w*)%s*(.-)%s*$"
+  local asked = line:match "^%s*%?+%s*(.-)%s*$" or line:match "^%s*([%a_][%w_%.:]*)%?%s*$"
+  if asked then
+    return function() io.write(asked == "" and commands.HELP or help(asked) .. "\n") end
+  elseif not name then return nil end
+  return function()
+    local command = name == "" and commands.help or commands[name]
+    if type(command) ~= "function" then
+      error(("there is no %%%s; %%help lists what there is"):format(name), 0)
     end
+    return command(rest, session)
   end
-  return "{" .. table.concat(parts, ", ") .. (count > #parts and (", ... %d in all"):format(count) or "") .. "}"
 end
 
-local function print_error(err)
-  local message = tostring(err):gsub("^repl:%d+: ", "") -- the typed line itself is no place worth naming
-  if message:sub(1, #util.folder) == util.folder then message = message:gsub("^.-%.lua:%d+: ", "") end
-  io.stderr:write(message, "\n")
-end
-
-local function print_values(...)
-  local n, texts = select("#", ...), {}
-  for i = 1, n do texts[i] = show((select(i, ...))) end
-  if n > 0 then io.write(table.concat(texts, "\t"), "\n") end
-  io.flush()
+-- The last values: _ is the newest. A statement without a value leaves them.
+local function remember(...)
+  local value = ...
+  if value ~= nil then
+    rawset(_G, "___", rawget(_G, "__"))
+    rawset(_G, "__", rawget(_G, "_"))
+    rawset(_G, "_", value)
+  end
+  values.print(...)
 end
 
 -- Runs a chunk and prints what it returns. Whatever happens inside, the session is then as it was: no hook waits, and
@@ -155,10 +155,11 @@ local function execute(chunk)
   local lib = require "perigee.ffi"
   local recording = lib.pg_grad_enabled(-1)
   host.resume_signals()
-  local ok, err = pcall(function() print_values(chunk()) end)
+  local ok, err = xpcall(function() remember(chunk()) end, values.caught)
   host.resume_signals()
   lib.pg_grad_enabled(recording)
-  if not ok then print_error(err) end
+  io.flush()
+  if not ok then values.complain(err) end
 end
 
 -- The next line: value; nil, "interrupted" after Ctrl-C; nil at the end.
@@ -170,9 +171,9 @@ end
 local function loop(typed)
   local next_line, history = line_source(typed), typed and history_path()
   if typed then
-    io.write("perigee ", host.version, " - pg is loaded; Tab completes, Ctrl-D leaves\n")
+    io.write("perigee ", host.version, " - pg is loaded; Tab completes, %help lists more, Ctrl-D leaves\n")
     host.completer(repl.complete)
-    if history then host.load_history(history) end
+    if history then load_history(history) end
   end
   local pending
   while true do
@@ -182,31 +183,43 @@ local function loop(typed)
       pending = nil
     elseif not line then
       if typed then io.write "\n" end
-      if pending then print_error "the last lines were not complete" end
+      if pending then values.complain "the last lines were not complete" end
       return 0
     elseif pending or line:match "%S" then
-      if typed then
-        if line:match "%S" then host.add_history(line) end
-        if history then host.save_history(history) end
+      if typed and line:match "%S" then
+        host.add_history(line)
+        if history then save_history(history, line) end
       end
       local source = pending and pending .. "\n" .. line or line
-      local chunk, problem = compile(source)
+      local chunk, problem = not pending and command_of(line), nil
+      if not chunk then chunk, problem = compile(source) end
       pending = nil
       if chunk then
         execute(chunk)
       elseif problem == "more" then
         pending = source
       else
-        print_error(problem)
+        values.complain(problem)
       end
     end
   end
+end
+
+-- The locals of the recipe that %run ran last answer to their names where no global does.
+local function offer_locals()
+  local meta = getmetatable(_G) or {}
+  meta.__index = function(_, name)
+    local found = rawget(_G, "locals")
+    return type(found) == "table" and rawget(found, name) or nil
+  end
+  setmetatable(_G, meta)
 end
 
 function repl.main(_, words)
   if #words > 1 then args.usage("repl: one file at a time, got %d", #words) end
   rawset(_G, "pg", require "perigee")
   interpret_what_is_loaded()
+  offer_locals()
   if words[1] then
     local chunk, why = loadfile(words[1])
     if not chunk then args.usage("%s", why) end

@@ -75,15 +75,21 @@ local function need_cuda()
   if lib.pg_device_describe(lib.PG_CUDA) == nil then error("--device cuda: " .. ffi.string(lib.pg_last_error()), 0) end
 end
 
-function run.main(values, words)
+--- Runs a recipe as the command line does.
+-- @param values, words  as args.parse gives them
+-- @param watch  nil from the command line, else {source = fn(text) -> text, loaded = fn(chunk), failed = fn()}: changes
+--   the recipe's text, is told of its chunk, and may look at the stack where it failed
+-- @return the exit status
+function run.main(values, words, watch)
   if not words[1] then args.usage "run: which recipe? (perigee run RECIPE.lua)" end
   local path = words[1]
   local device = values.device or "cpu"
   if device ~= "cpu" and device ~= "cuda" then args.usage("--device: is cpu or cuda, got '%s'", device) end
   if values.out and values.resume then args.usage "--out and --resume: give one of them, --resume names the folder too" end
-  local source = read_source(path)
-  local chunk, why = loadstring(source:gsub("^#[^\n]*", ""), "@" .. path)
+  local source = read_source(path):gsub("^#[^\n]*", "")
+  local chunk, why = loadstring(watch and watch.source(source) or source, "@" .. path)
   if not chunk then error(why, 0) end
+  if watch then watch.loaded(chunk) end
 
   local name = path:match "([^/]+)$":gsub("%.lua$", "")
   recipe.given = {
@@ -103,7 +109,10 @@ function run.main(values, words)
   host.stop_signals() -- a scheduler's SIGTERM is as good as Ctrl-C
 
   if not declares and (values.seed or values.threads) then recipe.apply(recipe.given) end
-  local ok, err = xpcall(chunk, describe)
+  local ok, err = xpcall(chunk, function(problem)
+    if watch then watch.failed() end
+    return describe(problem)
+  end)
   if not ok then return report(err, path) end
   if values.help then
     io.write(path, " declares no options.\n\n", args.help(run.command))
