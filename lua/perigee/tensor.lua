@@ -421,7 +421,7 @@ local meta = {
     if key == "grad" then
       local grad = lib.pg_grad(t)
       if grad == nil then return nil end
-      return own(lib.pg_retain(grad))
+      return ffi.gc(lib.pg_retain(grad), lib.pg_release) -- the tensor's own: a scope's end must not free it
     end
     local method = methods[key]
     if method ~= nil then return method end
