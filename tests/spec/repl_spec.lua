@@ -371,7 +371,7 @@ return total]])
     session = process.terminal(("TERM=xterm XDG_STATE_HOME=%s/two %s repl"):format(folder, PERIGEE))
     assert.is_truthy(session:expect "> ")
     session:type(UP .. UP .. "\n")
-    assert.is_truthy(session:expect("\nas it was written\r\n", 5), session.seen)
+    assert.is_truthy(session:expect("\nas it was written\r\n> ", 5), session.seen)
     assert.equal(0, leave())
   end)
 
