@@ -20,12 +20,7 @@ end
 
 local function ppm(r, g, b) return "P6\n4 4\n255\n" .. string.char(r, g, b):rep(16) end
 
-local function fails(pattern, fn, ...)
-  local ok, message = pcall(fn, ...)
-  assert.is_false(ok, "expected an error with '" .. pattern .. "'")
-  assert.is_truthy(tostring(message):find(pattern, 1, true), tostring(message))
-  assert.is_nil(tostring(message):find("\n", 1, true))
-end
+local fails = require("expect").fails
 
 describe("the protocol", function()
   teardown(function() os.execute("rm -rf " .. root) end)

@@ -13,18 +13,9 @@ local FIXTURES = pg.npz.load "tests/fixtures/continual/losses.npz"
 local function load(case, name) return assert(FIXTURES[case .. "." .. name], case .. "." .. name) end
 local function leaf(case, name) return load(case, name):clone():requires_grad_(true) end
 
-local function close(expected, got, what, tolerance)
-  assert.are.same(expected:shape(), got:shape(), what)
-  local worst = (expected - got:detach()):abs():max():item() / math.max(1, expected:abs():max():item())
-  assert.is_true(worst < (tolerance or 1e-9), ("%s is off by %g"):format(what, worst))
-end
+local close = require("expect").closer(1e-9)
 
-local function fails(pattern, fn, ...)
-  local ok, message = pcall(fn, ...)
-  assert.is_false(ok, "expected an error with '" .. pattern .. "'")
-  assert.is_truthy(tostring(message):find(pattern, 1, true), tostring(message))
-  assert.is_nil(tostring(message):find("\n", 1, true))
-end
+local fails = require("expect").fails
 
 -- ---- the figures ---------------------------------------------------------------------------------------------------
 

@@ -6,18 +6,9 @@ local function features(b, d, dtype) return pg.randn(b, d):to(dtype or "float64"
 
 local function load(case, name) return pg.npy.load(("tests/fixtures/fda/%s.%s.npy"):format(case, name)) end
 
-local function close(expected, got, what, tolerance)
-  assert.are.same(expected:shape(), got:shape(), what)
-  local worst = (expected - got:detach()):abs():max():item() / math.max(1, expected:abs():max():item())
-  assert.is_true(worst < (tolerance or 1e-10), ("%s is off by %g"):format(what, worst))
-end
+local close = require("expect").closer(1e-10)
 
-local function fails(pattern, fn, ...)
-  local ok, message = pcall(fn, ...)
-  assert.is_false(ok, "expected an error with '" .. pattern .. "'")
-  assert.is_truthy(tostring(message):find(pattern, 1, true), tostring(message))
-  assert.is_nil(tostring(message):find("\n", 1, true))
-end
+local fails = require("expect").fails
 
 describe("fda", function()
   before_each(function() pg.seed(3) end)

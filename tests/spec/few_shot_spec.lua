@@ -39,12 +39,7 @@ local function close(expected, got, what)
   assert.is_true(worst < 1e-9, ("%s is off by %g"):format(what, worst))
 end
 
-local function fails(pattern, fn, ...)
-  local ok, message = pcall(fn, ...)
-  assert.is_false(ok, "expected an error with '" .. pattern .. "'")
-  assert.is_truthy(tostring(message):find(pattern, 1, true), tostring(message))
-  assert.is_nil(tostring(message):find("\n", 1, true))
-end
+local fails = require("expect").fails
 
 describe("against PyTorch", function()
   local shared, task, batch

@@ -24,12 +24,7 @@ local function read(path)
   return bytes
 end
 
-local function fails(pattern, fn, ...)
-  local ok, message = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.truthy(tostring(message):find(pattern, 1, true), tostring(message))
-  assert.falsy(tostring(message):find("\n", 1, true))
-end
+local fails = require("expect").fails
 
 local function big(n) -- four bytes, most significant first
   local function byte(shift) return bit.band(bit.rshift(n, shift), 255) end

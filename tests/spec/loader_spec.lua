@@ -40,12 +40,7 @@ local function stream(l, count)
   return table.concat(parts)
 end
 
-local function fails(pattern, fn, ...)
-  local ok, message = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.truthy(tostring(message):find(pattern, 1, true), tostring(message))
-  assert.falsy(tostring(message):find("\n", 1, true))
-end
+local fails = require("expect").fails
 
 local folder
 

@@ -26,12 +26,7 @@ local function temporary(bytes)
   return path
 end
 
-local function fails(pattern, fn, ...)
-  local ok, message = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.truthy(tostring(message):find(pattern, 1, true), tostring(message))
-  assert.falsy(tostring(message):find("\n", 1, true))
-end
+local fails = require("expect").fails
 
 local function bytes_of(t) return ffi.string(t:data(), t:numel() * (t:dtype() == "float32" and 4 or 1)) end
 

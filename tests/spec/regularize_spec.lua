@@ -6,18 +6,9 @@ local lfs = require "lfs"
 
 local function load(case, name) return pg.npy.load(("tests/fixtures/fda/%s.%s.npy"):format(case, name)) end
 
-local function close(expected, got, what, tolerance)
-  assert.are.same(expected:shape(), got:shape(), what)
-  local worst = (expected - got:detach()):abs():max():item() / math.max(1, expected:abs():max():item())
-  assert.is_true(worst < (tolerance or 1e-10), ("%s is off by %g"):format(what, worst))
-end
+local close = require("expect").closer(1e-10)
 
-local function fails(pattern, fn, ...)
-  local ok, message = pcall(fn, ...)
-  assert.is_false(ok, "expected an error with '" .. pattern .. "'")
-  assert.is_truthy(tostring(message):find(pattern, 1, true), tostring(message))
-  assert.is_nil(tostring(message):find("\n", 1, true))
-end
+local fails = require("expect").fails
 
 local function small() return pg.models.vit { image = 8, patch = 4, width = 16, depth = 3, heads = 2 } end
 
