@@ -1,7 +1,7 @@
--- collect.lua - what the runs of run.lua say together: for every method and weight the mean over the ten fine-tuned tasks
--- of A_LP and Delta_LP, with 95% intervals over seeds; and, of each method, the weight that forgets least among those that
--- learn as much. Writes results.md, results.json, curves.png and rows.jsonl, every row of every run, from which the tables can
--- be made again, which experiments/02_forgetting_and_distance reads, and which tells run.lua what need not be run again.
+-- collect.lua - what the runs of sweep.lua, levers.lua and gentle.lua say together: for every method and weight the mean over
+-- the ten fine-tuned tasks of A_LP and Delta_LP, with 95% intervals over seeds; of each method the weight that forgets least
+-- among those that learn as much; and what each lever changes. Writes results.md, results.json, curves.png and rows.jsonl,
+-- every row of every run, from which all of it can be made again, and which experiments/02_forgetting_and_distance reads.
 
 local pg = require "perigee"
 local lfs = require "lfs"
@@ -11,7 +11,7 @@ local opt = pg.recipe {
   name = "collect",
   help = "Gather the run folders of the benchmark into a table and a picture.",
   options = {
-    { "folder", "runs/01_end_to_end", help = "where the run folders are" },
+    { "folders", "runs/01_end_to_end,runs/01_levers,runs/01_gentle", help = "of the sweeps, comma-separated" },
     { "into", "experiments/01_end_to_end", help = "where results.md, results.json, rows.jsonl and curves.png go" },
     { "matched", 1.0, min = 0, real = true, help = "points of A_LP below LP-FT that still count as learning as much" },
   },
@@ -20,123 +20,199 @@ pg.run.open(opt)
 
 -- ---- the runs -----------------------------------------------------------------------------------------------------------
 
+local USUAL = { depths = "own", k = 8, negative = "similarity", tau = 0.1, lr = 1e-3, steps = 60 }
+
+-- What a run has that sweep.lua's have not: "depths=all"; nothing for those of sweep.lua.
+local function setting_of(options)
+  local parts = {}
+  for name, value in pairs(USUAL) do
+    if options[name] ~= value then parts[#parts + 1] = ("%s=%s"):format(name, options[name]) end
+  end
+  table.sort(parts)
+  return table.concat(parts, " ")
+end
+
+local function read(path)
+  local file = io.open(path, "rb")
+  local text = file and file:read "*a"
+  if file then file:close() end
+  return text
+end
+
 local tasks, cells, order, before, all = {}, {}, {}, {}, {}
 for i, task in ipairs(pg.data.tasks()) do tasks[i], before[task.name] = task.name, {} end
 
-local function add(group, seed, row)
-  local method = group == "levers" and row.method .. ", all depths" or row.method
-  local key = method .. (row.weight and " " .. row.weight or "")
+local function key_of(setting, method, weight) return table.concat({ setting, method, weight or "" }, " ") end
+
+local function add(setting, seed, row)
+  local key = key_of(setting, row.method, row.weight)
   if not cells[key] then
-    cells[key] = { method = method, weight = row.weight, seeds = {} }
+    cells[key] = { setting = setting, method = row.method, weight = row.weight, seeds = {} }
     order[#order + 1] = key
   end
   local seeds = cells[key].seeds
   seeds[seed] = seeds[seed] or {}
   if seeds[seed][row.task] then return end -- kept from an earlier collection
   seeds[seed][row.task], before[row.task][seed] = row, 100 * row.before
-  all[#all + 1] = { group = group, seed = seed, row = row }
+  all[#all + 1] = { setting = setting, seed = seed, row = row }
 end
 
-local kept = io.open(opt.into .. "/rows.jsonl", "rb")
-if kept then
-  for line in kept:lines() do
-    local entry = json.decode(line)
-    add(entry.group, entry.seed, entry.row)
-  end
-  kept:close()
+for line in (read(opt.into .. "/rows.jsonl") or ""):gmatch "[^\n]+" do
+  local entry = json.decode(line)
+  add(entry.setting, entry.seed, entry.row)
 end
-
 local folders = {}
-if lfs.attributes(opt.folder, "mode") == "directory" then
-  for name in lfs.dir(opt.folder) do folders[#folders + 1] = name end
+for folder in opt.folders:gmatch "[^,%s]+" do
+  if lfs.attributes(folder, "mode") == "directory" then
+    for name in lfs.dir(folder) do folders[#folders + 1] = folder .. "/" .. name end
+  end
 end
 table.sort(folders)
-for _, name in ipairs(folders) do
-  local group, _, seed = name:match "^(%a+)%-([%w_]+)%-(%d+)$"
-  local file = group and io.open(("%s/%s/result.json"):format(opt.folder, name), "rb")
-  if file then
-    for _, row in ipairs(json.decode(file:read "*a").rows) do add(group, tonumber(seed), row) end
-    file:close()
+for _, folder in ipairs(folders) do
+  local result, config = read(folder .. "/result.json"), read(folder .. "/config.json")
+  if result and config then
+    config = json.decode(config)
+    for _, row in ipairs(json.decode(result).rows) do add(setting_of(config.options), config.seed, row) end
   end
 end
-pg.util.check(#order > 0, "collect: there is no finished run in %s", opt.folder)
+pg.util.check(#order > 0, "collect: there is no finished run in %s", opt.folders)
 
 -- ---- means and intervals ------------------------------------------------------------------------------------------------
 
--- Over the seeds that have every task: the mean over tasks is one number a seed.
-local function summary(cell)
-  local a, d, by = {}, {}, {}
-  for _, rows in pairs(cell.seeds) do
-    local whole, sum_a, sum_d = true, 0, 0
-    for _, task in ipairs(tasks) do
-      local row = rows[task]
-      whole = whole and row ~= nil
-      if row then
-        sum_a, sum_d = sum_a + 100 * row.a_lp, sum_d + 100 * row.delta_lp
-        by[task] = by[task] or {}
-        table.insert(by[task], 100 * row.delta_lp)
-      end
-    end
-    if whole then a[#a + 1], d[#d + 1] = sum_a / #tasks, sum_d / #tasks end
+-- The mean over the tasks of one seed, in points; nil unless the seed has all of them.
+local function seed_mean(cell, seed, field)
+  local sum = 0
+  for _, task in ipairs(tasks) do
+    local row = cell and cell.seeds[seed] and cell.seeds[seed][task]
+    if not row then return nil end
+    sum = sum + 100 * row[field]
   end
-  if #a == 0 then return nil end
-  local s = { method = cell.method, weight = cell.weight, seeds = #a, by = {} }
-  s.a_lp, s.a_half = pg.stats.interval(a)
-  s.delta_lp, s.delta_half = pg.stats.interval(d)
-  for task, values in pairs(by) do s.by[task] = { pg.stats.interval(values) } end
-  return s
+  return sum / #tasks
+end
+
+-- Over the seeds that have every task: mean and half an interval of a field, or of its difference to another cell's.
+local function over_seeds(cell, field, other)
+  local values = {}
+  for seed in pairs(cell.seeds) do
+    local value, base = seed_mean(cell, seed, field), other and seed_mean(other, seed, field)
+    if value and (base or not other) then values[#values + 1] = value - (base or 0) end
+  end
+  local mean, half = pg.stats.interval(values)
+  return mean, half, #values
+end
+
+-- The same for every run by itself: differences to the other cell in the same task and seed, of which there are more.
+local function over_runs(cell, field, other)
+  local values = {}
+  for seed, rows in pairs(cell.seeds) do
+    for task, row in pairs(rows) do
+      local base = other.seeds[seed] and other.seeds[seed][task]
+      if base then values[#values + 1] = 100 * (row[field] - base[field]) end
+    end
+  end
+  local mean, half = pg.stats.interval(values)
+  return mean, half, #values
 end
 
 local RANK = { naive = 1, lp_ft = 2, flyp = 3, wise_ft = 4, l2sp = 5, ldifs = 6, fda = 7, proxy_fda = 8 }
-local rows, best, bar = {}, {}, -math.huge
-for _, key in ipairs(order) do rows[#rows + 1] = summary(cells[key]) end
-table.sort(rows, function(x, y)
-  local p, q = RANK[x.method] or 9, RANK[y.method] or 9
-  if p ~= q then return p < q end
-  if x.method ~= y.method then return x.method < y.method end
+table.sort(order, function(a, b)
+  local x, y = cells[a], cells[b]
+  if x.setting ~= y.setting then return x.setting < y.setting end
+  if x.method ~= y.method then return RANK[x.method] < RANK[y.method] end
   return (x.weight or 0) < (y.weight or 0)
 end)
-for _, s in ipairs(rows) do bar = s.method == "lp_ft" and s.a_lp - opt.matched or bar end
-for _, s in ipairs(rows) do
-  s.matched = s.a_lp >= bar
-  local other = best[s.method]
-  if not other or s.matched and (not other.matched or s.delta_lp > other.delta_lp) then best[s.method] = s end
+
+local lp_ft = pg.util.check(cells[key_of("", "lp_ft")], "collect: there is no run of lp_ft, which the others are held against")
+local rows, best = {}, {}
+local bar = over_seeds(lp_ft, "a_lp") - opt.matched
+for _, key in ipairs(order) do
+  local cell = cells[key]
+  local s = { method = cell.method, weight = cell.weight, setting = cell.setting, cell = cell }
+  s.a_lp, s.a_half, s.seeds = over_seeds(cell, "a_lp")
+  s.delta_lp, s.delta_half = over_seeds(cell, "delta_lp")
+  if cell.setting == "" and s.seeds > 0 then
+    s.saved, s.saved_half = over_seeds(cell, "delta_lp", lp_ft)
+    s.matched = s.a_lp >= bar
+    local other = best[s.method]
+    if not other or s.matched and (not other.matched or s.delta_lp > other.delta_lp) then best[s.method] = s end
+  end
+  if s.seeds > 0 then rows[#rows + 1] = s end
 end
 
 -- ---- the tables -----------------------------------------------------------------------------------------------------------
 
 local lines = {}
 local function say(format, ...) lines[#lines + 1] = format:format(...) end
+local function table_head(names) say("| %s |\n|%s", table.concat(names, " | "), (" --- |"):rep(#names)) end
 
--- "62.9 ± 0.4", or the mean alone of a single seed.
+-- "62.9 ± 0.4", or the mean alone of a single value.
 local function pair(format, mean, half)
   return format:format(mean) .. (half == half and (" ± " .. format:gsub("%+", "")):format(half) or "")
 end
+local function saved(s) return s.method == "lp_ft" and "" or pair("%+.2f", s.saved, s.saved_half) end
+local function weight_of(s) return s.weight and ("%g"):format(s.weight) or "" end
 
 say("Every method at its best weight: the one that forgets least among those whose A_LP lies within %g points of LP-FT's.",
   opt.matched)
-say("Mean Delta_LP by the task that was fine-tuned on (points; over the nine others, then over seeds), and over all ten")
-say("fine-tuned tasks with a 95%% interval over seeds (Student's t).\n")
-local head, rule = "| method | weight | seeds | A_LP | mean Delta_LP |", "| --- | --- | --- | --- | --- |"
-for _, task in ipairs(tasks) do head, rule = head .. " " .. task .. " |", rule .. " --- |" end
-say("%s\n%s", head, rule)
+say("Mean Delta_LP (points; over the nine other tasks, the ten fine-tuned ones, then seeds), its difference to LP-FT's of the")
+say("same seed, both with a 95%% interval over seeds (Student's t), and by the task that was fine-tuned on.\n")
+local head = { "method", "weight", "seeds", "A_LP", "mean Delta_LP", "against LP-FT" }
+for _, task in ipairs(tasks) do head[#head + 1] = task end
+table_head(head)
 for _, s in ipairs(rows) do
   if best[s.method] == s then
-    local line = ("| %s | %s | %d | %s | %s |"):format(s.method, s.weight and ("%g"):format(s.weight) or "", s.seeds,
-      pair("%.1f", s.a_lp, s.a_half), pair("%+.2f", s.delta_lp, s.delta_half))
-    for _, task in ipairs(tasks) do line = line .. (s.by[task] and (" %+.1f |"):format(s.by[task][1]) or " |") end
+    local line = ("| %s | %s | %d | %s | %s | %s |"):format(s.method, weight_of(s), s.seeds, pair("%.1f", s.a_lp, s.a_half),
+      pair("%+.2f", s.delta_lp, s.delta_half), saved(s))
+    for _, task in ipairs(tasks) do
+      local values = {}
+      for _, by_task in pairs(s.cell.seeds) do values[#values + 1] = by_task[task] and 100 * by_task[task].delta_lp end
+      line = line .. (" %+.1f |"):format((pg.stats.interval(values)))
+    end
     say("%s", line)
   end
 end
 
-say("\nEvery weight:\n\n| method | weight | seeds | A_LP | mean Delta_LP | learns as much |")
-say("| --- | --- | --- | --- | --- | --- |")
+say "\nEvery weight:\n"
+table_head { "method", "weight", "seeds", "A_LP", "mean Delta_LP", "against LP-FT", "learns as much" }
 for _, s in ipairs(rows) do
-  say("| %s | %s | %d | %s | %s | %s |", s.method, s.weight and ("%g"):format(s.weight) or "", s.seeds,
-    pair("%.1f", s.a_lp, s.a_half), pair("%+.2f", s.delta_lp, s.delta_half), s.matched and "yes" or "no")
+  if s.setting == "" then
+    say("| %s | %s | %d | %s | %s | %s | %s |", s.method, weight_of(s), s.seeds, pair("%.1f", s.a_lp, s.a_half),
+      pair("%+.2f", s.delta_lp, s.delta_half), saved(s), s.matched and "yes" or "no")
+  end
 end
 
-say("\nThe tasks before any fine-tuning: linear probe with as many labels as fine-tuning sees.\n\n| task | A_LP |\n| --- | --- |")
+local function say_settings(title, columns, wanted, line)
+  local any = false
+  for _, s in ipairs(rows) do
+    if wanted(s) then
+      if not any then say("\n%s\n", title) table_head(columns) end
+      any = true
+      say("%s", line(s))
+    end
+  end
+end
+
+local function is_gentle(s) return s.setting:find "lr=" ~= nil end
+say_settings("Levers: what changes against the usual setting, over runs of the same task and seed, with a 95% interval over runs.",
+  { "lever", "method", "weight", "runs", "A_LP", "mean Delta_LP" },
+  function(s) return s.setting ~= "" and not is_gentle(s) and cells[key_of("", s.method, s.weight)] end,
+  function(s)
+    local usual = cells[key_of("", s.method, s.weight)]
+    local a, a_half, n = over_runs(s.cell, "a_lp", usual)
+    return ("| %s | %s | %s | %d | %s | %s |"):format(s.setting, s.method, weight_of(s), n, pair("%+.1f", a, a_half),
+      pair("%+.2f", over_runs(s.cell, "delta_lp", usual)))
+  end)
+say_settings("A gentler fine-tuning, and what each method changes against LP-FT's run of the same task and seed.",
+  { "setting", "method", "weight", "seeds", "A_LP", "mean Delta_LP", "against LP-FT" }, is_gentle,
+  function(s)
+    local base = cells[key_of(s.setting, "lp_ft")]
+    return ("| %s | %s | %s | %d | %s | %s | %s |"):format(s.setting, s.method, weight_of(s), s.seeds,
+      pair("%.1f", s.a_lp, s.a_half), pair("%+.2f", s.delta_lp, s.delta_half),
+      s.method ~= "lp_ft" and base and pair("%+.2f", over_runs(s.cell, "delta_lp", base)) or "")
+  end)
+
+say "\nThe tasks before any fine-tuning: linear probe with as many labels as fine-tuning sees.\n"
+table_head { "task", "A_LP" }
 for _, task in ipairs(tasks) do
   local values = {}
   for _, value in pairs(before[task]) do values[#values + 1] = value end
@@ -146,6 +222,7 @@ end
 local text = table.concat(lines, "\n") .. "\n"
 io.write(text)
 pg.util.write_file(opt.into .. "/results.md", text)
+for _, s in ipairs(rows) do s.cell = nil end
 pg.util.write_file(opt.into .. "/results.json", pg.run.encode({ rows = rows }, "") .. "\n")
 local function short(value) -- six digits are enough to make the tables again
   if type(value) == "number" then return tonumber(("%.6g"):format(value)) end
@@ -161,15 +238,17 @@ pg.util.write_file(opt.into .. "/rows.jsonl", table.concat(all, "\n") .. "\n")
 -- ---- the curves -----------------------------------------------------------------------------------------------------------
 
 local series, at = {}, {}
+local function width(half) return half == half and half or 0 end -- no bar for a single seed
 for _, s in ipairs(rows) do
-  if not at[s.method] then
-    at[s.method] = { name = s.method, x = {}, y = {}, xerr = {}, yerr = {} }
-    series[#series + 1] = at[s.method]
+  if s.setting == "" then
+    local one = at[s.method]
+    if not one then
+      one = { name = s.method, x = {}, y = {}, xerr = {}, yerr = {} }
+      at[s.method], series[#series + 1] = one, one
+    end
+    one.x[#one.x + 1], one.xerr[#one.xerr + 1] = s.a_lp, width(s.a_half)
+    one.y[#one.y + 1], one.yerr[#one.yerr + 1] = s.delta_lp, width(s.delta_half)
   end
-  local one = at[s.method]
-  one.x[#one.x + 1], one.y[#one.y + 1] = s.a_lp, s.delta_lp
-  one.xerr[#one.xerr + 1], one.yerr[#one.yerr + 1] = s.a_half == s.a_half and s.a_half or 0, s.delta_half == s.delta_half
-    and s.delta_half or 0
 end
 pg.plot.scatter_curves(opt.into .. "/curves.png", { title = "Perigee-10: what was learnt, what was forgotten",
   xlabel = "A_LP (%), mean of ten tasks", ylabel = "mean Delta_LP (points)", series = series })
