@@ -24,6 +24,11 @@ typedef int atomic_int;
 #define PG_SIMD
 #endif
 
+/* A function may be compiled for instructions that are asked for when it runs, by its `target` attribute. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+#define PG_X86
+#endif
+
 #define PG_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define PG_MAX(a, b) ((a) > (b) ? (a) : (b))
 #define PG_TRY(call)                                                                                                   \
