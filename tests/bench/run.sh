@@ -14,6 +14,7 @@ else
 fi
 luajit tests/bench/kernels.lua "$times"
 luajit tests/bench/proxy_step.lua
+luajit tests/bench/knn.lua "$python"
 
 start_up() { # start_up LIMIT_MS COMMAND...
   local limit=$1 runs=() start median verdict=ok
