@@ -9,15 +9,16 @@ CC      ?= gcc
 CXX     ?= g++
 CLANG   ?= clang-14
 NVCC    := $(shell command -v nvcc 2>/dev/null)
+MPICC   := $(shell command -v mpicc 2>/dev/null)
 LUAJIT  := $(shell pkg-config --exists luajit 2>/dev/null && echo yes)
 # A fresh machine has none of the libraries yet; `make deps` (apt) brings them, and demo and test call it when needed.
 PACKAGES := gcc g++ make pkg-config luajit libluajit-5.1-dev libopenblas-openmp-dev libpng-dev libturbojpeg0-dev zlib1g-dev libdeflate-dev \
   libutf8proc-dev libedit-dev \
   lua-cjson lua-argparse lua-filesystem lua-sql-sqlite3 lua-busted lua-check gnuplot-nox \
   dataset-fashion-mnist openclipart-png tuxpaint-stamps-default
-# What only tests/workbench needs: a Slurm for this machine alone, a browser, and TensorBoard from a registry into
-# build/tensorboard.
-TEST_PACKAGES := slurm-wlm munge chromium python3-venv
+# What only tests/workbench needs: a Slurm for this machine alone, MPI (which runs on several machines need too), a
+# browser, and TensorBoard from a registry into build/tensorboard.
+TEST_PACKAGES := slurm-wlm munge libopenmpi-dev openmpi-bin chromium python3-venv
 
 # ---- flags ------------------------------------------------------------------------------------------------------------
 # No -ffast-math anywhere: NaN and infinity must survive. errno and traps are not read, so the vectoriser need not keep them.
@@ -42,9 +43,11 @@ LUA  := $(shell find lua -name '*.lua' 2>/dev/null)
 
 .PHONY: all cpu demo test test-cuda test-workbench bench bench-cuda cuda-report lint format deps deps-test install uninstall docs clean help fuzz
 all: cpu $(if $(NVCC),$(BUILD)/libperigee_cuda.so) ## build the library, the executable and, where nvcc is, the CUDA plug-in
-	@echo "perigee $(VERSION): cpu$(if $(NVCC), and cuda ($(NVCC_ARCHS)), (no nvcc on PATH: no CUDA plug-in))"
+	@echo "perigee $(VERSION): cpu$(if $(MPICC), and MPI, (no mpicc on PATH: no MPI plug-in))$(if \
+	  $(NVCC), and cuda ($(NVCC_ARCHS)), (no nvcc on PATH: no CUDA plug-in))"
 
-cpu: $(BUILD)/libperigee.so $(BUILD)/perigee $(BUILD)/cdef.lua ## build what needs no nvcc
+MPI := $(if $(MPICC),$(BUILD)/libperigee_mpi.so)
+cpu: $(BUILD)/libperigee.so $(BUILD)/perigee $(BUILD)/cdef.lua $(MPI) ## build what needs no nvcc
 
 # nodelete: LuaJIT unloads libraries before it finalises the last tensors, which still call pg_release.
 $(BUILD)/libperigee.so: $(OBJ)
@@ -66,7 +69,15 @@ $(BUILD)/perigee: core/host/main.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -Wl,-E $$(pkg-config --cflags luajit) -o $@ $< $$(pkg-config --libs luajit) -ledit -lm -ldl
 
--include $(OBJ:.o=.d)
+# Plug-ins call the core, which is already loaded when they are: it is found beside them.
+CORE_LINK = -L$(BUILD) -l:libperigee.so
+
+# ---- MPI: a plug-in beside the library, opened when mpirun or srun started the process ----------------------------------
+$(BUILD)/libperigee_mpi.so: core/mpi/mpi.c | $(BUILD)/libperigee.so
+	$(Q)OMPI_CC=$(CC) MPICH_CC=$(CC) $(MPICC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $(BUILD)/mpi.d -shared -o $@ $< \
+	  $(CORE_LINK) -Wl,-rpath,'$$ORIGIN'
+
+-include $(OBJ:.o=.d) $(BUILD)/mpi.d
 
 # ---- CUDA: a plug-in beside the library, opened on the first use of "cuda" ----------------------------------------------
 CU         := $(wildcard core/cuda/*.cu core/ops/*.cu)
@@ -78,8 +89,6 @@ NVCC_LAST  := $(patsubst sm_%,%,$(lastword $(NVCC_ARCHS)))
 NVCCFLAGS  := -std=c++17 -O3 -Icore -Xcompiler -fPIC,-Wall \
   $(foreach a,$(NVCC_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
   $(if $(NVCC_LAST),-gencode arch=compute_$(NVCC_LAST)$(comma)code=compute_$(NVCC_LAST))
-# Both plug-ins call the core, which is already loaded when they are: it is found beside them.
-CORE_LINK   = -L$(BUILD) -l:libperigee.so
 
 $(BUILD)/cuda/%.o: %.cu $(wildcard core/cuda/*.h core/ops/*.h) core/ops.def core/op.h core/core.h core/perigee.h
 	@mkdir -p $(@D)
@@ -228,6 +237,7 @@ install: all ## install under PREFIX (default /usr/local)
 	install -D $(BUILD)/libperigee.so $(SHARE)/libperigee.so
 	install -D -m 644 $(BUILD)/cdef.lua $(SHARE)/cdef.lua
 	$(if $(NVCC),install -D $(BUILD)/libperigee_cuda.so $(SHARE)/libperigee_cuda.so)
+	$(if $(MPICC),install -D $(BUILD)/libperigee_mpi.so $(SHARE)/libperigee_mpi.so)
 	cp -r lua recipes $(SHARE)/
 	chmod -R u+w,a+rX $(SHARE)
 

@@ -50,6 +50,8 @@ int pg_unless_stopped(int status); /* status; PG_ERR_INTERRUPTED when a loop has
 
 /* ---- mem.c, device_cpu.c, device_cuda.c ------------------------------------------------------------------------- */
 
+struct pg_comm_vtable; /* comm.h */
+
 typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fills one */
   const char *name;
   int (*alloc)(size_t bytes, void **out); /* at least 64-byte aligned; PG_ERR_MEMORY when there is none */
@@ -71,6 +73,8 @@ typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fi
   /* Optional. From now on `used` of the block's bytes belong to somebody, none of them written yet; 0: nobody's. A
    * simulated device guards the rest. */
   void (*mark)(void *p, size_t used, size_t capacity);
+  /* Optional: joins the run's other processes on this device (comm.h). */
+  int (*comm)(const struct pg_comm_vtable **out);
 } pg_device_vtable;
 
 extern const pg_device_vtable pg_device_cpu;
@@ -109,6 +113,8 @@ struct pg_tensor {
   pg_tensor *grad;     /* of a leaf; owned */
   pg_node *node;       /* the recorded call that made it; owned; NULL for a leaf */
   int32_t node_output; /* which of the node's outputs it is */
+  int32_t shared;      /* of a leaf whose gradient is averaged over processes: its number from 1 (buckets.c) */
+  bool reached;        /* the backward pass that runs leads to such a leaf */
 };
 
 extern const size_t pg_dtype_bytes[PG_DTYPES];

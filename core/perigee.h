@@ -17,7 +17,7 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 8,         /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_ABI = 9,         /* raised whenever this slice changes; compared when the Lua package loads the library */
   PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
   PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
@@ -88,6 +88,23 @@ pg_tensor *pg_grad(pg_tensor *t);                               /* borrowed; NUL
 int pg_set_grad(pg_tensor *t, pg_tensor *grad);                 /* NULL clears */
 int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain); /* grad NULL: t is a scalar, starts from 1 */
 int32_t pg_grad_enabled(int32_t on);                            /* -1 asks; returns the previous state */
+
+/* ---- the processes of a run: every one makes the same calls in the same order -------------------------------------
+ */
+
+int pg_comm_open(void);     /* joins the processes that mpirun or srun started with this one; loads MPI's plug-in */
+int32_t pg_comm_rank(void); /* from 0; 0 before pg_comm_open */
+int32_t pg_comm_size(void); /* 1 before it, and where a process was started alone */
+int32_t pg_comm_local_size(void);    /* of them, how many run on this machine */
+const char *pg_comm_describe(void);  /* which MPI, in one line; NULL and an error: why there is none. Opens nothing */
+int pg_comm_broadcast(pg_tensor *t); /* rank 0's values, in place */
+int pg_comm_reduce(pg_tensor *t, int32_t mean); /* the sum over all processes, or their mean, in place; floats */
+/* From now on backward leaves in the gradients of these leaves, and of no others, their means over all processes. Their
+ * values become rank 0's. Leaves of one group come to be reduced together, in buckets of at most `most` bytes. */
+int pg_comm_share(pg_tensor *const *leaves, const int32_t *groups, int32_t n, int64_t most);
+void pg_comm_last_words(const char *text); /* what is added to the line that says that a process died */
+void pg_comm_leave(void); /* this process is about to fail by itself: it no longer minds whether the others live */
+int pg_comm_close(void);  /* waits for the others; done by itself where the process exits with status 0 */
 
 /* ---- memory, generator, threads --------------------------------------------------------------------------------- */
 

@@ -9,6 +9,7 @@
  * is checked, so that a tensor overwritten in place is an error and never a wrong gradient.
  */
 #include "tape.h"
+#include "comm.h"
 
 typedef struct pg_edge { /* where an input's gradient goes */
   pg_node *node;         /* the call that made it, or */
@@ -231,8 +232,10 @@ static int run_node(pg_node *n) {
     if (!c.grad_in[i]) continue;
     if (status)
       pg_release(c.grad_in[i]);
-    else
-      status = e->node ? gather(&e->node->grad[e->output], c.grad_in[i]) : leaf_gather(e->leaf, c.grad_in[i]);
+    else if (e->node)
+      status = gather(&e->node->grad[e->output], c.grad_in[i]);
+    else if (!(status = leaf_gather(e->leaf, c.grad_in[i])))
+      status = pg_buckets_ready(e->leaf);
   }
   if (room != few) free(room);
   return status;
@@ -265,9 +268,14 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
     pg_release(seed);
   else
     status = t->node ? gather(&t->node->grad[t->node_output], seed) : leaf_gather(t, seed);
+  bool sharing = pg_buckets_any();
+  for (int64_t i = 0; i < count && sharing && !status; i++)
+    for (int32_t k = 0; k < nodes[i]->n_in; k++)
+      if (nodes[i]->edges[k].leaf) pg_buckets_expect(nodes[i]->edges[k].leaf);
   for (int64_t i = 0; i < count; i++) {
     pg_node *n = nodes[i];
     if (!status && !pg_stopping()) status = run_node(n);
+    if (sharing) pg_buckets_progress();
     status = pg_unless_stopped(status);
     for (int32_t k = 0; k < n->n_out; k++) pg_release(n->grad[k]), n->grad[k] = NULL;
     if (!retain && !status) {
@@ -275,6 +283,7 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
       unlink_edges(n, NULL); /* none of them dies here: this pass still holds every node */
     }
   }
+  if (sharing) status = pg_buckets_end(status);
   for (int64_t i = 0; i < count; i++) pg_node_release(nodes[i]);
   free(nodes);
   return status;
