@@ -20,7 +20,7 @@ typedef struct pg_comm_vtable {
 typedef struct pg_comm_world { /* what the launcher started */
   int32_t rank, size;
   int32_t local_rank, local_size; /* among the processes of this machine */
-  void (*leave)(void);            /* this process goes its own way: no longer watches whether the others live */
+  void (*leave)(void);            /* this process fails and says why itself; nobody need say that it has ended */
   int (*close)(void);             /* waits for the others, then ends MPI */
 } pg_comm_world;
 

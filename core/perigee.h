@@ -103,7 +103,7 @@ int pg_comm_reduce(pg_tensor *t, int32_t mean); /* the sum over all processes, o
  * values become rank 0's. Leaves of one group come to be reduced together, in buckets of at most `most` bytes. */
 int pg_comm_share(pg_tensor *const *leaves, const int32_t *groups, int32_t n, int64_t most);
 void pg_comm_last_words(const char *text); /* what is added to the line that says that a process died */
-void pg_comm_leave(void); /* this process is about to fail by itself: it no longer minds whether the others live */
+void pg_comm_leave(void); /* this process fails and says why itself; nobody need say that it has ended */
 int pg_comm_close(void);  /* waits for the others; done by itself where the process exits with status 0 */
 
 /* ---- memory, generator, threads --------------------------------------------------------------------------------- */

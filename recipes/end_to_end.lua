@@ -67,7 +67,7 @@ local function fine_tune(row)
     tokenizer = tokenizer, prompt = train.prompt })
   local sampler = pg.fda.HardClassSampler { labels = train.labels, features = before, classes = opt.classes,
     per_class = opt.per_class }
-  local batch = sampler.classes * sampler.per_class
+  local batch = sampler.classes * sampler.per_class -- of all processes together, where mpirun or srun started several
   local settings = pg.regularize.pick(row.regularizer, opt)
   if row.regularizer ~= "naive" then settings.weight = row.weight end
   if row.regularizer == "proxy_fda" then settings.batch = batch end
@@ -75,6 +75,7 @@ local function fine_tune(row)
   if regularizer.generator then run:say("%s: %s", row.method, tostring(regularizer.generator)) end
   local parameters = model:parameters()
   for _, t in ipairs(head:parameters()) do parameters[#parameters + 1] = t end
+  pg.distributed.share(parameters, regularizer)
   local adamw = pg.optim.AdamW(parameters, { lr = opt.lr, weight_decay = opt.weight_decay })
   local schedule = pg.optim.cosine { base = opt.lr, steps = opt.steps, warmup = math.floor(opt.steps / 10) }
 
@@ -88,7 +89,7 @@ local function fine_tune(row)
   local began, bar = pg.now(), run:progress(row.method, opt.steps)
   for step = first, opt.steps do
     adamw.lr = schedule(step)
-    local positions = sampler:next()
+    local positions = pg.distributed.slice(sampler:next())
     local images, labels = pg.data.to_float(train.images:index(1, positions)), train.labels:index(1, positions)
     adamw:zero_grad()
     local features, tokens = model:forward_features(images, regularizer.depths)
@@ -101,9 +102,10 @@ local function fine_tune(row)
     pg.optim.clip_grad_norm(parameters, 1)
     adamw:step()
     regularizer.step()
-    curve.x[#curve.x + 1], curve.y[#curve.y + 1] = step, task_loss:item()
-    run:log { step = step, task = row.task, method = row.method, weight = regularizer.settings.weight, loss = loss:item(),
-      task_loss = task_loss:item(), kept = kept and kept:item(), lr = adamw.lr,
+    local total, task, keeping = pg.distributed.mean(loss, task_loss, kept)
+    curve.x[#curve.x + 1], curve.y[#curve.y + 1] = step, task
+    run:log { step = step, task = row.task, method = row.method, weight = regularizer.settings.weight, loss = total,
+      task_loss = task, kept = keeping, lr = adamw.lr,
       images_per_s = batch * (step - first + 1) / (pg.now() - began) }
     bar:step(step)
     local stop = run:interrupted()

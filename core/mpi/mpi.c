@@ -8,7 +8,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -95,74 +95,83 @@ static const pg_comm_vtable table = {mpi_reduce_begin, mpi_reduce_end,  mpi_prog
 
 /* ---- whether the others live ------------------------------------------------------------------------------------ */
 
-typedef struct neighbour { /* a process of this machine */
+typedef struct member { /* a process of this machine */
   int32_t rank, pid;
-} neighbour;
+  uint64_t space; /* in which its pid means something */
+} member;
 
 static struct {
-  neighbour *of;
+  MPI_Comm here; /* the processes of this machine */
+  int rank, size;
+  member *of;
   struct pollfd *at;
-  int count, rank;
-  char host[HOST_NAME_MAX + 1];
-  atomic_bool ended; /* this process no longer minds */
-} watch;
+  volatile int32_t *said; /* shared memory: a process that sets its own has said why it ends, or that it ends well */
+} local;
 
-/* Says which one it was, once: from the lowest rank that is left here. Then the launcher ends what runs elsewhere. */
-static void *look(void *unused) {
+/* The lowest rank that is left here says which one it was. */
+static void *watch(void *unused) {
   (void)unused;
-  while (poll(watch.at, (nfds_t)watch.count, -1) < 0) {}
-  int gone = -1, first = watch.rank;
-  for (int i = 0; i < watch.count; i++) {
-    if (watch.at[i].revents && gone < 0)
+  int gone = -1, first = -1;
+  while (poll(local.at, (nfds_t)local.size, -1) < 0) {}
+  for (int i = 0; i < local.size; i++) {
+    if (local.at[i].revents && gone < 0)
       gone = i;
-    else
-      first = PG_MIN(first, watch.of[i].rank);
+    else if (first < 0)
+      first = i;
   }
-  if (watch.ended) return NULL;
-  if (first == watch.rank && gone >= 0) {
-    char text[sizeof watch.host + 4400];
+  if (local.said[local.rank]) return NULL;
+  if (gone >= 0 && first == local.rank && !local.said[gone]) {
+    char text[HOST_NAME_MAX + 4400], host[HOST_NAME_MAX + 1] = "?";
     const char *more = pg_comm_parting();
-    int length = snprintf(text, sizeof text,
-                          "perigee: rank %d (process %d on %s) has ended before the others; the run ends%s%s\n",
-                          watch.of[gone].rank, watch.of[gone].pid, watch.host, *more ? "; " : "", more);
+    gethostname(host, sizeof host - 1);
+    int length = snprintf(text, sizeof text, "perigee: rank %d (process %d on %s) has died, and the run ends%s%s\n",
+                          local.of[gone].rank, local.of[gone].pid, host, *more ? "; " : "", more);
     if (write(STDERR_FILENO, text, (size_t)length) < 0) _exit(1);
   }
   _exit(1);
 }
 
 static int watch_others(void) {
-  struct member {
-    char host[HOST_NAME_MAX + 1];
-    int32_t pid;
-  } own = {"", (int32_t)getpid()}, *all = calloc((size_t)mpi.size, sizeof *all);
-  watch.of = calloc((size_t)mpi.size, sizeof *watch.of), watch.at = calloc((size_t)mpi.size, sizeof *watch.at);
-  if (!all || !watch.of || !watch.at) return free(all), pg_fail(PG_ERR_MEMORY, "out of memory");
-  gethostname(own.host, sizeof own.host - 1);
-  memcpy(watch.host, own.host, sizeof own.host);
-  watch.rank = mpi.rank;
-  int status = mpi_gather(&own, all, sizeof own);
-  for (int i = 0; i < mpi.size && !status; i++) {
-    if (i == mpi.rank || strcmp(all[i].host, own.host)) continue;
-    int fd = (int)syscall(SYS_pidfd_open, all[i].pid, 0);
-    if (fd < 0) continue; /* an old kernel: then the launcher alone sees to it */
-    watch.of[watch.count] = (neighbour){i, all[i].pid};
-    watch.at[watch.count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+  struct stat space = {0};
+  MPI_Win window;
+  MPI_Aint bytes;
+  int unit, watched = 0;
+  int32_t *own;
+  void *all;
+  stat("/proc/self/ns/pid", &space);
+  member self = {mpi.rank, (int32_t)getpid(), (uint64_t)space.st_ino};
+  local.of = calloc((size_t)local.size, sizeof *local.of), local.at = calloc((size_t)local.size, sizeof *local.at);
+  if (!local.of || !local.at) return pg_fail(PG_ERR_MEMORY, "out of memory");
+  PG_TRY(checked(MPI_Allgather(&self, sizeof self, MPI_BYTE, local.of, sizeof self, MPI_BYTE, local.here), "open"));
+  PG_TRY(checked(MPI_Win_allocate_shared(sizeof *own, 1, MPI_INFO_NULL, local.here, &own, &window), "open"));
+  PG_TRY(checked(MPI_Win_shared_query(window, 0, &bytes, &unit, &all), "open"));
+  local.said = all; /* the pieces of the ranks lie in a row */
+  *own = 0;
+  PG_TRY(checked(MPI_Barrier(local.here), "open"));
+  for (int i = 0; i < local.size; i++) {
+    local.at[i] = (struct pollfd){.fd = -1, .events = POLLIN}; /* poll passes over what has no descriptor */
+    if (i == local.rank || local.of[i].space != self.space) continue;
+    local.at[i].fd =
+        (int)syscall(SYS_pidfd_open, local.of[i].pid, 0); /* an old kernel: the launcher alone sees to it */
+    watched += local.at[i].fd >= 0;
   }
-  free(all);
   pthread_t thread;
-  if (!status && watch.count && !pthread_create(&thread, NULL, look, NULL)) pthread_detach(thread);
-  return status;
+  if (watched && !pthread_create(&thread, NULL, watch, NULL)) pthread_detach(thread);
+  return PG_OK;
 }
 
 /* ---- opening and closing ---------------------------------------------------------------------------------------- */
 
-static void leave(void) { watch.ended = true; }
+static void leave(void) {
+  if (local.said) local.said[local.rank] = 1;
+}
 
 static int close_all(void) {
   int finalized;
-  leave();
   MPI_Finalized(&finalized);
   if (finalized) return PG_OK;
+  PG_TRY(checked(MPI_Barrier(MPI_COMM_WORLD), "close"));
+  leave();
   PG_TRY(checked(MPI_Barrier(MPI_COMM_WORLD), "close")); /* nobody is gone while somebody still minds */
   return checked(MPI_Finalize(), "close");
 }
@@ -183,7 +192,6 @@ const char *pg_mpi_describe(void) {
 
 int pg_mpi_open(int32_t abi, pg_comm_world *world, const pg_comm_vtable **vtable) {
   int provided, open;
-  MPI_Comm here;
   if (abi != PG_ABI)
     return pg_fail(PG_ERR_DEVICE, "MPI is not available: the plug-in speaks ABI %d, the library %d; run `make` again",
                    PG_ABI, abi);
@@ -193,11 +201,12 @@ int pg_mpi_open(int32_t abi, pg_comm_world *world, const pg_comm_vtable **vtable
   MPI_Comm_rank(MPI_COMM_WORLD, &mpi.rank);
   MPI_Comm_size(MPI_COMM_WORLD, &mpi.size);
   *world = (pg_comm_world){.rank = mpi.rank, .size = mpi.size, .leave = leave, .close = close_all};
-  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, mpi.rank, MPI_INFO_NULL, &here);
-  MPI_Comm_rank(here, &world->local_rank);
-  MPI_Comm_size(here, &world->local_size);
-  MPI_Comm_free(&here);
+  PG_TRY(
+      checked(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, mpi.rank, MPI_INFO_NULL, &local.here), "open"));
+  MPI_Comm_rank(local.here, &local.rank);
+  MPI_Comm_size(local.here, &local.size);
+  world->local_rank = local.rank, world->local_size = local.size;
   *vtable = &table;
   on_exit(at_exit, NULL);
-  return mpi.size > 1 ? watch_others() : PG_OK;
+  return local.size > 1 ? watch_others() : PG_OK;
 }

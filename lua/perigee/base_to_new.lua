@@ -394,7 +394,7 @@ function protocol.report(run, bench, rows, curves)
     run:plot("lines", "task_loss", { title = "Adapting to " .. rows[1].task, xlabel = "step", ylabel = "task loss",
       series = shown })
   end
-  run:say("pictures: %s", run:path "plots")
+  run:say("pictures: %s/plots", run.folder)
   run:finish { rows = rows, table = lines, zero_shot = before }
 end
 

@@ -67,7 +67,7 @@ function report.show(run, spec)
   for _, row in ipairs(spec.rows) do tell_matrix(run, spec.tasks, row) end
   tell_figures(run, spec.rows)
   draw(run, spec.tasks, spec.rows)
-  run:say("pictures: %s", run:path "plots")
+  run:say("pictures: %s/plots", run.folder)
   run:finish { tasks = names, setting = spec.tasks.setting, chance = spec.chance, rows = spec.rows }
 end
 

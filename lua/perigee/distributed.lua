@@ -60,6 +60,23 @@ function distributed.start()
   end
 end
 
+-- What the line says that tells of a process's death, once the run has a folder to go on from.
+function distributed.begun(recipe, folder)
+  if distributed.size() > 1 then
+    lib.pg_comm_last_words(("start it again with: perigee run %s --resume %s"):format(recipe or "RECIPE.lua", folder))
+  end
+end
+
+--- For a process that is about to fail and says why: the others need not. Where all of them fail alike rank 0 says it, and
+-- the launcher ends the rest before they do. @return what to say first: which process it is, where it is not rank 0
+function distributed.failing()
+  local rank = distributed.rank()
+  lib.pg_comm_leave()
+  if rank == 0 then return "" end
+  lib.pg_sleep(1)
+  return ("rank %d: "):format(rank)
+end
+
 --- Says goodbye to the others and waits until they do. A process that ends well does it by itself.
 function distributed.close() call.check(lib.pg_comm_close()) end
 
@@ -71,9 +88,11 @@ local function parameters_of(object)
   util.check(type(object) == "table", "share: takes modules, regularisers and lists of parameters, got %s", type(object))
   if object.parameters then return object:parameters() end
   if object.loss and object.modules then
-    local list = {}
-    for _, name in ipairs { "generator", "scale" } do
-      for _, t in ipairs(object.modules[name] and object.modules[name]:parameters() or {}) do list[#list + 1] = t end
+    local list, names = {}, {}
+    for name in pairs(object.modules) do names[#names + 1] = name end
+    table.sort(names) -- one order on every process
+    for _, name in ipairs(names) do
+      for _, t in ipairs(object.modules[name]:parameters()) do list[#list + 1] = t end
     end
     return list
   end
@@ -127,13 +146,13 @@ end
 -- @return as many numbers, nil for nil
 function distributed.mean(...)
   local n, values = select("#", ...), { ... }
+  for i = 1, n do
+    if pg().is_tensor(values[i]) then values[i] = values[i]:item() end
+  end
+  if distributed.size() == 1 then return unpack(values, 1, n) end
   local sums = pg().zeros(n, { dtype = "float64" })
   local data = sums:data()
-  for i = 1, n do
-    local value = values[i]
-    if pg().is_tensor(value) then value = value:item() end
-    values[i], data[i - 1] = value, value or 0
-  end
+  for i = 1, n do data[i - 1] = values[i] or 0 end
   call.check(lib.pg_comm_reduce(sums, 1))
   for i = 1, n do
     if values[i] then values[i] = data[i - 1] end

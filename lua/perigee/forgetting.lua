@@ -151,7 +151,7 @@ function forgetting.report(run, spec)
   end
   if #tasks == 1 then tell(run, bench, tasks[1], rows, names) else tell_all(run, tasks, rows, names) end
   draw(run, bench, tasks[1], mine, mine_names, curves)
-  run:say("pictures: %s", run:path "plots")
+  run:say("pictures: %s/plots", run.folder)
   for _, name in ipairs(bench.options.tasks) do before[name] = bench:before(name).accuracy end
   for _, row in ipairs(rows) do
     row.neighbours, row.regularizer, row.head = nil, nil, nil

@@ -100,17 +100,20 @@ function metrics.zero_shot(features, embeddings, labels)
   end)
 end
 
---- Features of many images, 256 at a time, without gradients.
+--- Features of many images, 256 at a time, without gradients; the processes of a run share the work.
 -- @param encode  function: (n, ...) -> (n, D)
 -- @param images  (N, ...)
 -- @return (N, D)
 function metrics.encode(encode, images)
-  local p, pieces, n = pg(), {}, images:size(1)
-  for start = 1, n, 256 do
-    local part = images:narrow(1, start, math.min(256, n - start + 1)):contiguous()
-    pieces[#pieces + 1] = p.no_grad(function() return encode(part) end)
-  end
-  return p.cat(pieces, 1)
+  local p = pg()
+  return p.distributed.map(images, function(own)
+    local pieces, n = {}, own:size(1)
+    for start = 1, n, 256 do
+      local part = own:narrow(1, start, math.min(256, n - start + 1)):contiguous()
+      pieces[#pieces + 1] = p.no_grad(function() return encode(part) end)
+    end
+    return p.cat(pieces, 1)
+  end)
 end
 
 --- Linear-probe accuracy of a task from data.task: trained on its train part and tested on its test part; with `folds`,

@@ -7,9 +7,11 @@
 -- Whole files are written to a temporary name, flushed and renamed, so that a kill at any instant leaves the previous
 -- one; metrics.jsonl and log.txt grow by whole flushed lines, and metrics are cut back to the checkpoint on resume.
 -- run.watch(run, entry), which a sweep may set, sees each logged line and returns true when the run shall stop early.
+-- Where the run is several processes (pg.distributed), rank 0 alone writes; all must read the folder to resume from it.
 
 local util = require "perigee.util"
 local process = require "perigee.process"
+local distributed = require "perigee.distributed"
 local lfs = require "lfs"
 
 local run, Run = {}, {}
@@ -113,6 +115,7 @@ local function configuration(opt)
   return {
     recipe = declaration.name, file = meta.path, options = options, seed = opt.seed or 1, device = opt.device or "cpu",
     threads = opt.threads, git = git_revision(),
+    processes = distributed.size() > 1 and distributed.size() or nil,
     versions = { perigee = host.version or require("perigee").version, luajit = jit.version },
   }
 end
@@ -165,7 +168,24 @@ local function lock_folder(folder)
   if ok and not free then util.fail(0, "%s is in use by %s: choose another folder", folder, who) end
 end
 
---- Opens the run folder: opt.out, or runs/NAME-DATE-TIME. It is this process's alone until it ends.
+-- What one process alone may do: takes the folder, and begins its files.
+local function begin(self, old, opt, options)
+  local folder = self.folder
+  if old then check_same(folder, old, self.config) end
+  make_folder(folder)
+  lock_folder(folder)
+  os.remove(folder .. "/stopped.json") -- who goes on with a run that a sweep stopped early has its reasons
+  if not self.resuming then -- a run that begins again must not be taken for the old one's end
+    os.remove(folder .. "/result.json")
+    os.remove(folder .. "/checkpoint.safetensors")
+    util.write_file(folder .. "/config.json", encode(self.config, "") .. "\n")
+  end
+  self.metrics = append_to(folder .. "/metrics.jsonl", self.resuming and "ab" or "wb")
+  self.log_file = append_to(folder .. "/log.txt", self.resuming and "ab" or "wb")
+  self.events = open_events(folder, opt, options, self.resuming)
+end
+
+--- Opens the run folder: opt.out, or runs/NAME-DATE-TIME. It is this run's alone until it ends.
 -- @param opt      what pg.recipe returned
 -- @param options  {tensorboard = true} writes events for TensorBoard too, as --tensorboard does
 -- @return the run: .folder, .config, .resuming, and the methods below
@@ -173,37 +193,30 @@ end
 function run.open(opt, options)
   options = util.options("run.open", options, { tensorboard = util.none })
   local config = configuration(opt)
-  local folder = opt.out or fresh_folder(config.recipe)
+  local folder = distributed.text(opt.out or fresh_folder(config.recipe))
   folder = #folder > 1 and folder:gsub("/+$", "") or folder
-  local old = read_config(folder)
-  if old then check_same(folder, old, config) end
-  make_folder(folder)
-  lock_folder(folder)
-  os.remove(folder .. "/stopped.json") -- who goes on with a run that a sweep stopped early has its reasons
-  local resuming = opt.resume ~= nil and opt.resume ~= false
-  local self = setmetatable({ folder = folder, config = config, opt = opt, resuming = resuming,
-    quiet = opt.quiet or false, began = os.time(), logged = 0 }, Run)
-  if not resuming then -- a run that begins again must not be taken for the old one's end
-    os.remove(folder .. "/result.json")
-    os.remove(folder .. "/checkpoint.safetensors")
-    util.write_file(folder .. "/config.json", encode(config, "") .. "\n")
-  end
-  self.metrics = append_to(folder .. "/metrics.jsonl", resuming and "ab" or "wb")
-  self.log_file = append_to(folder .. "/log.txt", resuming and "ab" or "wb")
-  self.events = open_events(folder, opt, options, resuming)
+  local other = distributed.rank() > 0
+  local self = setmetatable({ folder = folder, config = config, opt = opt, other = other,
+    resuming = opt.resume ~= nil and opt.resume ~= false, quiet = opt.quiet or other, began = os.time(), logged = 0 }, Run)
+  if not other then begin(self, read_config(folder), opt, options) end
+  distributed.begun(getmetatable(opt) and getmetatable(opt).path, folder)
   run.current = self
   return self
 end
 
---- A path inside the run folder; the folder that it is in is made. @param name such as "maps/1.npy" @return text
+--- A path inside the run folder; the folder that it is in is made. Processes other than rank 0 have folders of their own
+-- in it, rank-1 and so on, so that what all of them write is not written to one file.
+-- @param name such as "maps/1.npy" @return text
 function Run:path(name)
-  local inside = name:match "^(.*)/[^/]*$"
-  make_folder(inside and self.folder .. "/" .. inside or self.folder)
-  return self.folder .. "/" .. name
+  local path = self.folder .. (self.other and "/rank-" .. distributed.rank() or "") .. "/" .. name
+  make_folder(path:match "^(.*)/[^/]*$")
+  return path
 end
 
 --- Writes a line into log.txt only. @param text without the line's end
-function Run:note(text) append(self, self.log_file, "log.txt", text .. "\n") end
+function Run:note(text)
+  if not self.other then append(self, self.log_file, "log.txt", text .. "\n") end
+end
 
 --- Says a formatted line: printed unless --quiet, and kept in log.txt. @param format as string.format, with its values
 function Run:say(format, ...)
@@ -218,6 +231,7 @@ end
 --- Logs one step as a line of metrics.jsonl; live_bytes and peak_bytes are added.
 -- @param entry  {step =, epoch =, loss =, lr =, images_per_s =, ...}: numbers, text, true or false; NaN becomes null
 function Run:log(entry)
+  if self.other then return end
   local memory = require("perigee").memory(self.opt.device)
   local line = { live_bytes = memory.live, peak_bytes = memory.peak }
   for key, value in pairs(entry) do line[key] = value end
@@ -234,7 +248,7 @@ end
 function Run:finish(result)
   local final = { seconds = os.difftime(os.time(), self.began) }
   for key, value in pairs(result or {}) do final[key] = value end
-  util.write_file(self.folder .. "/result.json", encode(final, "") .. "\n")
+  if not self.other then util.write_file(self.folder .. "/result.json", encode(final, "") .. "\n") end
   return final
 end
 
@@ -246,6 +260,7 @@ end
 -- @param state  a table of anything that JSON holds, with the step: {step =, ...}; the generator's state is added
 -- @raises on a part that cannot be saved, or one line with the system's reason
 function Run:checkpoint(parts, state)
+  if self.other then return end
   local pg = require "perigee"
   local tensors, data = require("perigee.snapshot").take(parts)
   for name, t in pairs(tensors) do
@@ -264,6 +279,7 @@ function Run:has_checkpoint() return lfs.attributes(self.folder .. "/checkpoint.
 
 -- Keeps the lines that were there at the checkpoint: their number, since steps begin again with each method of a recipe.
 local function cut_metrics(self, count)
+  if self.other then return end
   local path, kept = self.folder .. "/metrics.jsonl", {}
   for line in io.lines(path) do
     if #kept == count then break end
@@ -296,16 +312,17 @@ function Run:restore()
     if not ok then util.fail(0, "%s is not a checkpoint of a run: it holds no %s", path, key) end
     decoded[key] = value
   end
+  distributed.barrier() -- nobody goes on and saves the next one while somebody still reads
   cut_metrics(self, tonumber(metadata.logged) or math.huge)
   return require("perigee.snapshot").new(tensors, decoded)
 end
 
 --- True once Ctrl-C was pressed, or a sweep stops the run early. A loop that asks each step saves its checkpoint and
 -- returns; the exit status is 130. From the first call on, one Ctrl-C no longer stops the program by itself; a second
--- does. @return boolean
+-- does. The processes of a run all ask, and get one answer. @return boolean
 function Run:interrupted()
   host.graceful(true)
-  return host.interrupted() or self.stopping or false
+  return distributed.any(host.interrupted() or self.stopping or false)
 end
 
 -- ---- guards and pictures --------------------------------------------------------------------------------------------
@@ -335,6 +352,7 @@ end
 -- @param name  of the file, without .png
 -- @return true when the picture was made
 function Run:plot(kind, name, ...)
+  if self.other then return true end
   return require("perigee.plot")[kind](self:path("plots/" .. name .. ".png"), ...)
 end
 

@@ -7,7 +7,7 @@ local ffi = require "ffi"
 local doctor = {
   command = {
     usage = "doctor", options = {},
-    about = "Shows CPU, BLAS and its kernel, threads, GPU, data sets found and versions.",
+    about = "Shows CPU, BLAS and its kernel, threads, GPU, MPI, data sets found and versions.",
   },
 }
 
@@ -49,6 +49,8 @@ function doctor.main(_, words)
   say("threads", "%d (OpenMP and BLAS together; --threads N)", pg.threads())
   local gpu = lib.pg_device_describe(lib.PG_CUDA)
   say("gpu", "%s", ffi.string(gpu ~= nil and gpu or lib.pg_last_error()))
+  local mpi = lib.pg_comm_describe()
+  say("mpi", "%s", mpi ~= nil and ffi.string(mpi) or ffi.string(lib.pg_last_error()) .. " (apt-get install libopenmpi-dev)")
   say("ops", "%d", #require("perigee.call").names)
   say("gnuplot", "%s", first_line "gnuplot --version" or "missing, so no charts: apt-get install gnuplot-nox")
   say_data(pg.data.sets())

@@ -19,7 +19,7 @@ Fine-tunes vision models without forgetting.
   report RUN...      many runs side by side: one HTML file, PNG files, Markdown, CSV
   watch RUN          follow a run in the terminal: losses, rate, time left
   inspect FILE|RUN   tensors in a .safetensors, .npy or .npz; options and results of a run folder
-  doctor             CPU, BLAS and its kernel, threads, GPU, data sets found, versions
+  doctor             CPU, BLAS and its kernel, threads, GPU, MPI, data sets found, versions
   --version          the version
   --help             this text; `perigee COMMAND --help` says more
 
@@ -61,11 +61,17 @@ local function describe(err)
   return { message = tostring(err), traceback = debug.traceback(tostring(err), 2) }
 end
 
+-- What stands before a message where the process is one of several.
+local function which()
+  local distributed = package.loaded["perigee.distributed"]
+  return distributed and distributed.failing() or ""
+end
+
 return function(words)
   local ok, result = xpcall(function() return dispatch(words) end, describe)
   if ok then return result end
   if result.usage then
-    io.stderr:write("perigee: ", result.usage, "\n")
+    io.stderr:write("perigee: ", which(), result.usage, "\n")
     return 2
   end
   local line = result.message:match "^[^\n]*"
@@ -73,7 +79,7 @@ return function(words)
     io.stderr:write "perigee: interrupted\n"
     return 130
   end
-  io.stderr:write("perigee: ", line, "\n")
+  io.stderr:write("perigee: ", which(), line, "\n")
   if os.getenv "PERIGEE_TRACEBACK" == "1" then io.stderr:write(result.traceback, "\n") end
   return 1
 end

@@ -8,7 +8,8 @@ local run = {}
 
 run.command = {
   usage = "run RECIPE.lua [key=value ...] [options]",
-  about = "Runs a recipe, or any Lua file. `perigee run RECIPE.lua --help` lists the recipe's own key=value options.",
+  about = "Runs a recipe, or any Lua file. `perigee run RECIPE.lua --help` lists the recipe's own key=value options.\n"
+      .. "Under mpirun or srun the processes are one run (docs/scale.md).",
   options = {
     { "--device", "cpu|cuda", "where tensors live (cpu)" },
     { "--threads", "N", "threads of OpenMP and OpenBLAS together", kind = "whole", min = 1, max = 1024 },
@@ -47,6 +48,9 @@ end
 
 -- A run that was stopped can be continued once its checkpoint is there, whether its loop returned or raised.
 local function say_interrupted(path, current)
+  local distributed = require "perigee.distributed"
+  distributed.close()
+  if distributed.rank() > 0 then return 130 end
   if current and current:has_checkpoint() then
     io.stderr:write("perigee: interrupted; continue with: perigee run ", path, " --resume ", current.folder, "\n")
   else
@@ -65,7 +69,7 @@ local function report(err, path)
     return say_interrupted(path, current)
   end
   run.failure = tostring(err.message):match "^[^\n]*" -- a sweep keeps it
-  io.stderr:write("perigee: ", run.failure, "\n")
+  io.stderr:write("perigee: ", require("perigee.distributed").failing(), run.failure, "\n")
   if os.getenv "PERIGEE_TRACEBACK" == "1" and err.traceback then io.stderr:write(err.traceback, "\n") end
   return 1
 end
@@ -82,6 +86,7 @@ end
 -- @return the exit status
 function run.main(values, words, watch)
   if not words[1] then args.usage "run: which recipe? (perigee run RECIPE.lua)" end
+  require("perigee.distributed").start()
   local path = words[1]
   local device = values.device or "cpu"
   if device ~= "cpu" and device ~= "cuda" then args.usage("--device: is cpu or cuda, got '%s'", device) end
