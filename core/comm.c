@@ -62,11 +62,7 @@ void pg_comm_leave(void) {
   if (world.leave) world.leave();
 }
 
-int pg_comm_close(void) {
-  int status = world.close ? world.close() : PG_OK;
-  world = (pg_comm_world){.size = 1, .local_size = 1};
-  return status;
-}
+int pg_comm_close(void) { return world.close ? world.close() : PG_OK; }
 
 int pg_comm_of(int32_t device, const pg_comm_vtable **out) {
   if (!tables[device]) {

@@ -66,6 +66,7 @@ local MODULES = {
   { "pg.run", "run", { run = "pg.run", Run = "run" } },
   { "pg.snapshot", "snapshot", { snapshot = "pg.snapshot", Saved = "saved" } },
   { "pg.sweep", "sweep", { sweep = "pg.sweep" } },
+  { "pg.distributed", "distributed", { distributed = "pg.distributed" } },
   { "pg.process", "process", { process = "pg.process" } },
   { "pg.progress", "progress", { progress = "pg.progress", Bar = "bar" } },
   { "pg.plot", "plot", { plot = "pg.plot" } },

@@ -5,6 +5,9 @@
  * and a piece is filled again once the event behind its last copy has passed. Only what gives values to the host waits.
  */
 #include "cuda.h"
+extern "C" {
+#include "../comm.h"
+}
 #include <cublas_v2.h>
 #include <stdarg.h>
 
@@ -169,11 +172,12 @@ int pg_cuda_fill(pg_tensor *t, double value);
 int pg_cuda_add(pg_tensor *sum, const pg_tensor *t);
 int pg_cuda_count_nonfinite(const pg_tensor *t, int64_t *out);
 int pg_cuda_random(pg_tensor *t, uint64_t seed, uint64_t offset, int32_t normal);
+int pg_cuda_comm(const struct pg_comm_vtable **out); /* nccl.cu */
 
 static const pg_device_vtable cuda_device = {
     "cuda",       cuda_alloc,     cuda_free,    cuda_zero,   cuda_from_host,          cuda_to_host,
     cuda_copy,    pg_cuda_assign, pg_cuda_fill, pg_cuda_add, pg_cuda_count_nonfinite, pg_cuda_random,
-    wait_for_all, cuda_describe,  cuda_mark};
+    wait_for_all, cuda_describe,  cuda_mark,    pg_cuda_comm};
 
 /* ---- GEMM: cuBLAS counts columns first, so a row-major product is its transpose with the operands exchanged ----- */
 
@@ -270,8 +274,10 @@ static const pg_cuda_op *const kernels[] = {
 #undef OP
 };
 
-static int set_up(void) {
-  PG_TRY(pg_cuda_status(cudaSetDevice(0), "open"));
+/* The processes of a machine take its GPUs in turn; a launcher may also show each of them one alone. */
+static int set_up(int devices) {
+  int device = pg_comm()->local_rank % devices;
+  PG_TRY(pg_cuda_status(cudaSetDevice(device), "open"));
   PG_TRY(pg_cuda_status(cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking), "open"));
   PG_TRY(blas_status(cublasCreate(&gpu.blas), "open"));
   PG_TRY(blas_status(cublasSetStream(gpu.blas, gpu.stream), "open"));
@@ -286,7 +292,7 @@ static int set_up(void) {
   PG_TRY(pg_cuda_status(cudaMallocHost((void **)&gpu.fault_here, 5 * sizeof(int32_t)), "open"));
   PG_TRY(pg_cuda_status(cudaMemsetAsync(gpu.fault, 0, 5 * sizeof(int32_t), gpu.stream), "open"));
   cudaDeviceProp about;
-  PG_TRY(pg_cuda_status(cudaGetDeviceProperties(&about, 0), "open"));
+  PG_TRY(pg_cuda_status(cudaGetDeviceProperties(&about, device), "open"));
   snprintf(gpu.about, sizeof gpu.about, "%s, sm_%d%d, %d multiprocessors, %.1f GB%s", about.name, about.major,
            about.minor, about.multiProcessorCount, (double)about.totalGlobalMem / 1e9, fast ? ", TF32 products" : "");
   return PG_OK;
@@ -312,7 +318,7 @@ extern "C" int pg_cuda_open(int32_t abi, int32_t ops) {
   if (error != cudaSuccess || count == 0)
     return pg_fail(PG_ERR_DEVICE, "device \"cuda\" is not available: %s",
                    error != cudaSuccess ? cudaGetErrorString(error) : "the driver finds no GPU");
-  PG_TRY(set_up());
+  PG_TRY(set_up(count));
   static const pg_cuda_op none = {};
   for (int32_t i = 0; i < OPS; i++) {
     const pg_cuda_op *op = kernels[i] ? kernels[i] : &none;

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -105,7 +106,8 @@ static struct {
   int rank, size;
   member *of;
   struct pollfd *at;
-  volatile int32_t *said; /* shared memory: a process that sets its own has said why it ends, or that it ends well */
+  volatile int32_t *said; /* shared memory: a process that sets its own has said why it ends */
+  atomic_bool over;       /* this one ends, and no longer minds; MPI takes `said` away in the end */
 } local;
 
 /* The lowest rank that is left here says which one it was. */
@@ -119,7 +121,7 @@ static void *watch(void *unused) {
     else if (first < 0)
       first = i;
   }
-  if (local.said[local.rank]) return NULL;
+  if (local.over) return NULL;
   if (gone >= 0 && first == local.rank && !local.said[gone]) {
     char text[HOST_NAME_MAX + 4400], host[HOST_NAME_MAX + 1] = "?";
     const char *more = pg_comm_parting();
@@ -163,6 +165,7 @@ static int watch_others(void) {
 /* ---- opening and closing ---------------------------------------------------------------------------------------- */
 
 static void leave(void) {
+  local.over = true;
   if (local.said) local.said[local.rank] = 1;
 }
 

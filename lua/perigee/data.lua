@@ -209,6 +209,7 @@ function Batches:next()
     self.order = positions(random.new(self.seed, self.epoch):permutation(self.n))
   end
   local index = self.order:narrow(1, self.position + 1, self.batch)
+  if self.shard then index = pg.distributed.slice(index) end
   self.position = self.position + self.batch
   return data.to_float(self.dataset.images:index(1, index), { mean = self.mean, std = self.std }),
     self.dataset.labels:index(1, index)
@@ -232,18 +233,20 @@ function Batches:restore(state)
 end
 
 --- Shuffled batches of a dataset, without end; the images left over at the end of an epoch wait for another order.
--- @param options {dataset =, batch = 64, seed = 0, mean = 0.5, std = 0.25}
+-- @param options {dataset =, batch = 64, seed = 0, mean = 0.5, std = 0.25; shard = false: true where each process of a run
+--   shall get its own part of every batch (pg.distributed.slice)}
 -- @return an object with :next(), :state(), :restore(state)
 -- @raises when the dataset has fewer images than a batch
 function data.batches(options)
-  options = util.options("batches", options, { dataset = util.none, batch = 64, seed = 0, mean = 0.5, std = 0.25 })
+  options = util.options("batches", options, { dataset = util.none, batch = 64, seed = 0, mean = 0.5, std = 0.25,
+    shard = false })
   local n = check_dataset("batches", options.dataset)
   util.check(options.dataset.images, "batches: the dataset has files and no images: pg.data.loader reads them")
   whole("batches", "batch", options.batch, 1)
   util.check(n >= options.batch, "batches: a batch of %d from a dataset of %d images", options.batch, n)
   random.new(options.seed)
   return setmetatable({ dataset = options.dataset, n = n, batch = options.batch, seed = options.seed,
-    mean = options.mean, std = options.std, epoch = 1, position = 0 }, Batches)
+    mean = options.mean, std = options.std, shard = options.shard, epoch = 1, position = 0 }, Batches)
 end
 
 return data

@@ -2,7 +2,7 @@
 --
 --   local positions = pg.distributed.slice(sampler:next())       -- this process's part of the batch
 --   pg.distributed.share(model, head, regularizer)               -- once: from now on backward averages their gradients
---   local global = pg.distributed.gather(features)               -- the whole batch's, with gradient
+--   local all = pg.distributed.gather(features)                  -- the whole batch's, with gradient; FDA does it
 --
 -- Every process runs the same program from the same seed and makes the same calls here in the same order. A batch is the
 -- whole batch, of which each process takes a part, so that a recipe's options mean the same on any number of processes,
@@ -13,10 +13,11 @@ local lib = require "perigee.ffi"
 local util = require "perigee.util"
 local call = require "perigee.call"
 
-local distributed = {}
-local function pg() return require "perigee" end
+local found, host = pcall(require, "perigee.host")
+if not found then host = { interrupted = function() return false end } end
 
-local BUCKET = 25 * 2 ^ 20 -- bytes of gradients that are averaged at once
+local distributed = { BUCKET = 25 * 2 ^ 20 } -- bytes of gradients that are averaged at once
+local function pg() return require "perigee" end
 
 -- Where launchers say how many processes they started, and which one this is.
 local SIZES = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS" }
@@ -60,21 +61,23 @@ function distributed.start()
   end
 end
 
--- What the line says that tells of a process's death, once the run has a folder to go on from.
+--- What the line that tells of a process's death shall say, once the run has a folder to go on from; pg.run.open does it.
+-- @param recipe, folder  paths
 function distributed.begun(recipe, folder)
   if distributed.size() > 1 then
     lib.pg_comm_last_words(("start it again with: perigee run %s --resume %s"):format(recipe or "RECIPE.lua", folder))
   end
 end
 
---- For a process that is about to fail and says why: the others need not. Where all of them fail alike rank 0 says it, and
--- the launcher ends the rest before they do. @return what to say first: which process it is, where it is not rank 0
-function distributed.failing()
+--- Says why this process fails, which the others then need not. Where all of them fail alike rank 0 says it, and the
+-- launcher's signal ends the wait of the rest.
+-- @param text  a line
+function distributed.fail(text)
   local rank = distributed.rank()
   lib.pg_comm_leave()
-  if rank == 0 then return "" end
-  lib.pg_sleep(1)
-  return ("rank %d: "):format(rank)
+  if rank > 0 then lib.pg_sleep(3) end
+  if rank > 0 and host.interrupted() then return end
+  io.stderr:write("perigee: ", rank > 0 and ("rank %d: "):format(rank) or "", text, "\n")
 end
 
 --- Says goodbye to the others and waits until they do. A process that ends well does it by itself.
@@ -113,7 +116,8 @@ function distributed.share(...)
     end
   end
   call.check(lib.pg_comm_share(ffi.new("pg_tensor *[?]", math.max(#list, 1), list),
-    ffi.new("int32_t[?]", math.max(#list, 1), groups), #list, BUCKET))
+    ffi.new("int32_t[?]", math.max(#list, 1), groups), #list, distributed.BUCKET))
+  distributed.sharing = true
 end
 
 --- This process's part of a batch: as many rows as every other's, in order of rank.
@@ -138,6 +142,12 @@ function distributed.gather(x)
   if distributed.size() == 1 then return x end
   return pg().all_gather(x)
 end
+
+--- The same for a loss that looks at pairs of a batch, such as FDA's: where the run shares what it trains, and so has
+-- divided its batch. A recipe that knows nothing of other processes has the whole batch already.
+-- @param x  tensor (N, ...)
+-- @return (N size, ...), or x
+function distributed.whole(x) return distributed.sharing and distributed.gather(x) or x end
 
 -- ---- values -----------------------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ end
 -- @param labels   (B) int32 from 1
 -- @return a scalar
 function Flyp:loss(features, labels)
-  features, labels = pg.distributed.gather(features), pg.distributed.gather(labels) -- every other image is a negative
+  features, labels = pg.distributed.whole(features), pg.distributed.whole(labels) -- every other image is a negative
   local texts = self.clip:encode_text(self.ids):normalize():index(1, labels)
   local logits = features:normalize():matmul(texts:t()) * self.clip.logit_scale:detach():exp()
   local diagonal = pg.arange(labels:numel(), { device = labels:device() })

@@ -1,6 +1,6 @@
 /* test_core.c - the core's own parts that Lua does not reach, built with AddressSanitizer and UndefinedBehaviorSanitizer.
  * Prints each failure and ends with "N passed, N failed". */
-#include "core.h"
+#include "comm.h"
 #include "io/io.h"
 #include <png.h>
 #include <unistd.h>
@@ -152,6 +152,80 @@ static void test_versions(void) {
   check(strstr(pg_last_error(), "changed in place") != NULL, "and named");
   check(pg_grad(x) == NULL, "no gradient was written");
   pg_release(x), pg_release(y), pg_release(sum);
+}
+
+/* ---- buckets: two processes, of which the other has zeros for gradients ---- */
+
+static pg_tensor *weight[4];
+static struct begun {
+  int32_t slot, filled; /* how many of the weights had a gradient when it began */
+  float *data;
+  int64_t n;
+} begun[8];
+static int begun_count, ended_count;
+
+static int fake_begin(int32_t slot, void *data, int64_t n, int32_t dtype, int32_t mean) {
+  int32_t filled = 0;
+  for (int i = 0; i < 4; i++) filled += pg_grad(weight[i]) != NULL;
+  check(dtype == PG_FLOAT32 && mean, "a bucket asks for a mean");
+  begun[begun_count++] = (struct begun){slot, filled, data, n};
+  return PG_OK;
+}
+
+static int fake_end(int32_t slot) {
+  struct begun *b = &begun[ended_count++];
+  check(b->slot == slot, "what began first ends first");
+  for (int64_t i = 0; i < b->n; i++) b->data[i] /= 2;
+  return PG_OK;
+}
+
+static int fake_broadcast(void *data, int64_t bytes) { return PG_OK; }
+
+/* sum(x w0 w1 w2 w0), shared in the order given; w3 is in no graph. @return the status of backward */
+static int shared_pass(const int *order, int64_t most) {
+  int32_t groups[4] = {0};
+  pg_tensor *list[4], *x = make(PG_FLOAT32, 2, 2), *y = pg_retain(x);
+  pg_fill(x, 1);
+  for (int i = 0; i < 4; i++) {
+    list[i] = weight[order[i]], pg_set_grad(list[i], NULL), pg_fill(list[i], i + 2);
+    pg_set_requires_grad(list[i], 1);
+  }
+  check(pg_comm_share(list, groups, 4, most) == PG_OK, "share");
+  begun_count = ended_count = 0;
+  for (int i = 0; i < 4; i++) {
+    pg_tensor *two[2] = {y, weight[i % 3]}, *next = NULL;
+    check(pg_apply(op_named("mul"), two, 2, NULL, &next) == PG_OK, "mul");
+    pg_release(y), y = next;
+  }
+  pg_tensor *sum = NULL;
+  check(pg_apply(op_named("sum"), &y, 1, NULL, &sum) == PG_OK, "sum");
+  int status = pg_backward(sum, NULL, 0);
+  pg_release(sum), pg_release(y), pg_release(x);
+  return status;
+}
+
+static void test_buckets(void) {
+  static const pg_comm_vtable fake = {fake_begin, fake_end, NULL, NULL, NULL, fake_broadcast};
+  for (int i = 0; i < 4; i++) weight[i] = make(PG_FLOAT32, 2, 2);
+  pg_comm_use(&(pg_comm_world){.size = 2, .local_size = 2}, PG_CPU, &fake);
+  check(shared_pass((int[]){0, 1, 2, 3}, 16) == PG_OK, "one leaf a bucket");
+  check(begun_count == 3 && ended_count == 3, "a bucket that no edge leads to takes no part");
+  /* backward reaches w0, w2, w1, w0: the second w0 completes its gradient */
+  check(begun[0].slot == 2 && begun[0].filled == 2, "w2 is on its way while backward has yet to reach w1");
+  check(begun[1].filled == 3 && begun[2].filled == 3, "w1, and at last w0");
+  /* weights are 2, 3, 4: d/dw0 = 2 w0 w1 w2 = 48, halved; d/dw1 = w0 w0 w2 = 16, d/dw2 = w0 w0 w1 = 12 */
+  check(PG_AT(float, pg_grad(weight[0]))[3] == 24, "the mean of a gradient of two edges");
+  check(PG_AT(float, pg_grad(weight[1]))[0] == 8 && PG_AT(float, pg_grad(weight[2]))[0] == 6, "means");
+  check(!pg_grad(weight[3]), "a leaf that is in no graph gets no gradient");
+  check(shared_pass((int[]){2, 1, 3, 0}, 16) == PG_OK && begun_count == 3 && begun[0].filled == 3,
+        "buckets begin in their order: w0's holds the others back");
+  check(begun[0].slot == 1 && begun[1].slot == 3 && begun[2].slot == 4, "on every process the same");
+  check(shared_pass((int[]){0, 1, 2, 3}, 1000) == PG_OK && begun_count == 1 && begun[0].n == 16, "all in one bucket");
+  check(begun[0].data[0] == 0 && !pg_grad(weight[3]), "where the leaf in no graph counts as zero");
+  pg_comm_use(&(pg_comm_world){.size = 1, .local_size = 1}, PG_CPU, NULL);
+  check(shared_pass((int[]){0, 1, 2, 3}, 16) == PG_OK && begun_count == 0, "one process shares nothing");
+  check(PG_AT(float, pg_grad(weight[0]))[0] == 48, "and has its own gradient");
+  for (int i = 0; i < 4; i++) pg_release(weight[i]);
 }
 
 static void test_errors(void) {
@@ -439,6 +513,7 @@ int main(void) {
   test_copy();
   test_deep_chain();
   test_versions();
+  test_buckets();
   test_errors();
   test_values();
   test_png();

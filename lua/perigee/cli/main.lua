@@ -61,17 +61,18 @@ local function describe(err)
   return { message = tostring(err), traceback = debug.traceback(tostring(err), 2) }
 end
 
--- What stands before a message where the process is one of several.
-local function which()
+-- One of several processes says what all of them have to say.
+local function complain(text)
   local distributed = package.loaded["perigee.distributed"]
-  return distributed and distributed.failing() or ""
+  if distributed then return distributed.fail(text) end
+  io.stderr:write("perigee: ", text, "\n")
 end
 
 return function(words)
   local ok, result = xpcall(function() return dispatch(words) end, describe)
   if ok then return result end
   if result.usage then
-    io.stderr:write("perigee: ", which(), result.usage, "\n")
+    complain(result.usage)
     return 2
   end
   local line = result.message:match "^[^\n]*"
@@ -79,7 +80,7 @@ return function(words)
     io.stderr:write "perigee: interrupted\n"
     return 130
   end
-  io.stderr:write("perigee: ", which(), line, "\n")
+  complain(line)
   if os.getenv "PERIGEE_TRACEBACK" == "1" then io.stderr:write(result.traceback, "\n") end
   return 1
 end

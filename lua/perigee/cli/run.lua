@@ -69,7 +69,7 @@ local function report(err, path)
     return say_interrupted(path, current)
   end
   run.failure = tostring(err.message):match "^[^\n]*" -- a sweep keeps it
-  io.stderr:write("perigee: ", require("perigee.distributed").failing(), run.failure, "\n")
+  require("perigee.distributed").fail(run.failure)
   if os.getenv "PERIGEE_TRACEBACK" == "1" and err.traceback then io.stderr:write(err.traceback, "\n") end
   return 1
 end
@@ -86,6 +86,7 @@ end
 -- @return the exit status
 function run.main(values, words, watch)
   if not words[1] then args.usage "run: which recipe? (perigee run RECIPE.lua)" end
+  host.stop_signals() -- a scheduler's SIGTERM is as good as Ctrl-C
   require("perigee.distributed").start()
   local path = words[1]
   local device = values.device or "cpu"
@@ -111,7 +112,6 @@ function run.main(values, words, watch)
     return 0
   end
   if device == "cuda" then need_cuda() end
-  host.stop_signals() -- a scheduler's SIGTERM is as good as Ctrl-C
 
   if not declares and (values.seed or values.threads) then recipe.apply(recipe.given) end
   local ok, err = xpcall(chunk, function(problem)

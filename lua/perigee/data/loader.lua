@@ -132,10 +132,15 @@ local function push(self, number)
   local list, at
   if self.sampler then list, at = sampled(self, number), place_of(self, number)
   else list, at = ordered(self, place_of(self, number)) end
-  local positions = call.zero_based(pg.tensor(list, { dtype = "int32" }))
-  self.ahead[number] = { list = list, at = at, after = { epoch = at.epoch, samples = at.samples + #list,
+  local own, before = list, 0 -- images of this batch that other processes read before this one's
+  if self.shard then
+    own = pg.distributed.slice(list)
+    before = pg.distributed.rank() * #own
+  end
+  local positions = call.zero_based(pg.tensor(own, { dtype = "int32" }))
+  self.ahead[number] = { list = list, own = own, at = at, after = { epoch = at.epoch, samples = at.samples + #list,
     position = self.sampler and 0 or at.position + #list } }
-  local status = lib.pg_loader_push(self.handle, positions, self.seed, at.samples)
+  local status = lib.pg_loader_push(self.handle, positions, self.seed, at.samples + before)
   positions:free()
   if status ~= 0 then self.ahead[number] = nil end
   call.check(status)
@@ -173,7 +178,7 @@ function Loader:next()
   end
   for number = pushed, taken + self.prefetch do push(self, number) end
   local images, why = await(self.handle)
-  local list = self.ahead[taken].list
+  local list = self.ahead[taken].own
   local labels = pg.empty(#list, { dtype = "int32" })
   local to = labels:data()
   for i = 1, #list do to[i - 1] = self.labels[list[i] - 1] end
@@ -245,12 +250,14 @@ end
 --   sampler    function that returns the next batch's 1-based positions, int32 tensor (any B) or list; called by :next()
 --              ahead of use, in the caller's thread. batch, shuffle and drop_last then say nothing
 --   drop_last  default true: images left over at an epoch's end wait for another order; false: a smaller last batch
+--   shard      default false; true: each process of a run gets its own part of every batch (pg.distributed.slice), augmented
+--              as one process would augment it
 -- @return an object with :next(), :state(), :restore(state), :close()
 -- @raises on options that do not fit together; a picture that cannot be read is raised by :next()
 return function(options)
   local o = util.options("loader", options, { dataset = util.none, batch = 64, workers = pg.threads(), prefetch = 4,
     seed = 0, shuffle = true, size = util.none, method = "bicubic", augment = {}, mean = 0.5, std = 0.25,
-    sampler = util.none, drop_last = true })
+    sampler = util.none, drop_last = true, shard = false })
   local source, n, side = source_of(o.dataset)
   whole("batch", o.batch, 1)
   whole("prefetch", o.prefetch, 1)
@@ -262,6 +269,6 @@ return function(options)
   o.size = o.size or util.check(side, "loader: the images are not square: name the size that they should have")
   local labels = copy_labels(o.dataset.labels, n)
   return setmetatable({ handle = make(source, n, o), labels = labels, n = n, batch = o.batch, prefetch = o.prefetch,
-    seed = o.seed, shuffle = o.shuffle, drop_last = o.drop_last, sampler = o.sampler, given = 0, order = {},
+    seed = o.seed, shuffle = o.shuffle, drop_last = o.drop_last, shard = o.shard, sampler = o.sampler, given = 0, order = {},
     start = { epoch = 1, position = 0, samples = 0 }, ahead = {}, replay = {} }, Loader)
 end

@@ -4,7 +4,7 @@
 --
 -- on the final feature, as the paper has it; or, an option of ours to stand fairly beside LDIFS, the mean of that loss over
 -- the class tokens (or mean tokens) at several depths, each with its own pre-trained graph. Where a run is several
--- processes the batch is that of all of them (pg.distributed.gather).
+-- processes the batch is that of all of them (pg.distributed.whole).
 -- Source: docs/method.md, section 1.
 
 local util = require "perigee.util"
@@ -62,7 +62,7 @@ function fda.views(where, pretrained, o)
     for i = 1, self.count do
       local x, x0 = after[i], before[i]
       if not final then x, x0 = token(x), token(x0) end
-      x, x0 = pg().distributed.gather(x), pg().distributed.gather(x0)
+      x, x0 = pg().distributed.whole(x), pg().distributed.whole(x0)
       util.check(o.k < x:size(1), "%s: k = %d, but an anchor has %d others in a batch of %d", where, o.k, x:size(1) - 1,
         x:size(1))
       list[i] = { x, pg().fda.graph(x0, { k = o.k, negative = o.negative, clamp = o.clamp }) }
