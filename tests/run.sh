@@ -65,7 +65,7 @@ if [[ $parts == *" workbench "* ]]; then
   elif [ "$(id -u)" != 0 ]; then skip workbench/slurm_spec.lua "slurmd needs root"
   else spec workbench/slurm_spec.lua "${busted[@]}" tests/workbench/slurm_spec.lua; fi
   # One whose programs are not installed is pending: make deps-test.
-  for name in browser tensorboard; do
+  for name in distributed browser tensorboard; do
     spec "workbench/${name}_spec.lua" "${busted[@]}" "tests/workbench/${name}_spec.lua"
   done
 fi

@@ -45,15 +45,17 @@ function distributed.size() return lib.pg_comm_size() end
 
 --- Joins the processes that were started together; `perigee run` does it. Where nobody said how many threads, the
 -- processes of one machine share its processors.
--- @raises when there are several and Perigee was built without MPI, or MPI knows nothing of them
+-- @raises when there are several and Perigee was built without MPI, or MPI does not know of them
 function distributed.start()
   local wanted = distributed.launched()
   if wanted == 1 or distributed.started then return end
+  local told = first { "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK" } -- else MPI would end the process, with a page of text
+  util.check(told, "this is one of %d tasks, of which srun has told MPI nothing: start them by srun --mpi=pmix", wanted)
   if lib.pg_comm_open() ~= 0 then
     util.fail(0, "this is one of %d processes, but %s (install libopenmpi-dev)", wanted, ffi.string(lib.pg_last_error()))
   end
-  util.check(lib.pg_comm_size() == wanted, "this is one of %d processes, but MPI knows of %d: start them by mpirun, or by "
-    .. "srun --mpi=pmix", wanted, lib.pg_comm_size())
+  util.check(lib.pg_comm_size() == wanted, "this is one of %d processes, but MPI knows of %d: the launcher is not this MPI's",
+    wanted, lib.pg_comm_size())
   distributed.started = true
   local own = lib.pg_processors()
   if not os.getenv "OMP_NUM_THREADS" and pg().threads() == own and own >= lib.pg_comm_local_size() then

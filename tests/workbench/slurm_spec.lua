@@ -127,6 +127,21 @@ describe("a sweep through Slurm", function()
 
   local function workers(runs) return sweeps.processes("--array /", runs) end
 
+  it("is no part of a recipe on several tasks: srun starts one run on two", function()
+    if not select(2, sh "build/perigee doctor"):find "\nmpi +Open MPI" or sh "srun --mpi=list 2>&1 | grep -q pmix" ~= 0 then
+      return pending "there is no MPI here, or Slurm without PMIx: make deps-test, then make"
+    end
+    local out = folder .. "/tasks"
+    local status, said = sh(("srun --mpi=pmix -n 2 build/perigee run recipes/end_to_end.lua task=color method=fda steps=3 "
+      .. "train=64 probe=20 test=50 probe_steps=3 classes=4 per_class=4 k=4 probes=shape --threads 1 --out %s"):format(out))
+    assert.are.equal(0, status, said)
+    assert.is_truthy(process.read(out .. "/config.json"):find('"processes": 2', 1, true), said)
+    assert.are.equal(3, select(2, process.read(out .. "/metrics.jsonl"):gsub("\n", "")))
+    status, said = sh "srun --mpi=none -n 2 build/perigee run tests/workbench/ranks.lua" -- which MPI hears nothing of
+    assert.are.equal(1, status)
+    assert.is_truthy(said:find("this is one of 2 tasks, of which srun has told MPI nothing", 1, true), said)
+  end)
+
   it("ends whole, though jobs, the controller and the sweep itself are killed", function()
     local file, runs = sweep_file("fire", "seeds = 3, options = { lr = { 0.1, 0.2, 0.3, 0.4 }, wait = 0.25, steps = 24 },"
       .. "slurm = { time = '10', mem = '100M', cpus = 1, warning = 60, args = { '--nice=0' } }")
