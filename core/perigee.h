@@ -88,6 +88,9 @@ pg_tensor *pg_grad(pg_tensor *t);                               /* borrowed; NUL
 int pg_set_grad(pg_tensor *t, pg_tensor *grad);                 /* NULL clears */
 int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain); /* grad NULL: t is a scalar, starts from 1 */
 int32_t pg_grad_enabled(int32_t on);                            /* -1 asks; returns the previous state */
+/* Whether op linear rounds the operands of its float32 products to bfloat16, forward and in the backward of the calls
+ * that were made meanwhile; -1 asks; returns the previous state. */
+int32_t pg_autocast(int32_t on);
 
 /* ---- the processes of a run: every one makes the same calls in the same order -------------------------------------
  */
@@ -132,6 +135,9 @@ int32_t pg_threads(void);
 const char *pg_cpu_name(void);
 const char *pg_simd_name(void);
 const char *pg_blas_name(void);
+/* Whether products in bfloat16 run on AVX-512 BF16 (1) or are emulated in float32 (0). 0 emulates from now on, 1 no
+ * longer where the CPU can; -1 asks. */
+int32_t pg_bf16_native(int32_t want);
 double pg_now(void); /* seconds of a monotonic clock */
 
 /* ---- the op table ----------------------------------------------------------------------------------------------- */

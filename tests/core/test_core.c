@@ -3,6 +3,7 @@
 #include "comm.h"
 #include "io/io.h"
 #include <png.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static int passed, failed;
@@ -88,6 +89,57 @@ static void test_blas_sizes(void) {
   check(strstr(pg_last_error(), "2147483648") != NULL, "gemm: the message says the size");
   check(pg_syrk_f32(1, over, &one, over, &c, 1) == PG_ERR_SHAPE, "syrk: too many columns");
   check(pg_gemm_f32(0, 0, 1, 1, 1, 1, &one, 1, &one, 1, 0, &c, 1) == PG_OK && c == 1, "gemm: one by one");
+}
+
+/* ---- products in bfloat16: the operands end where a page begins that nobody may touch */
+
+typedef struct fenced {
+  float *at; /* count floats before the fence */
+  char *pages;
+  size_t bytes;
+} fenced;
+
+static fenced fence(int64_t count) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), used = ((size_t)count * sizeof(float) + page - 1) / page * page;
+  char *pages = mmap(NULL, used + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED || mprotect(pages + used, page, PROT_NONE)) abort();
+  return (fenced){(float *)(pages + used) - count, pages, used + page};
+}
+
+/* Small whole numbers: their products and sums are exact, whatever the order. */
+static float small_number(int64_t i) { return (float)(i * 7919 % 17 - 8); }
+
+static bool product_is_right(int ta, int tb, int64_t m, int64_t n, int64_t k, float beta) {
+  fenced a = fence(m * k), b = fence(k * n), c = fence(m * n);
+  for (int64_t i = 0; i < m * k; i++) a.at[i] = small_number(i);
+  for (int64_t i = 0; i < k * n; i++) b.at[i] = small_number(3 * i + 1);
+  for (int64_t i = 0; i < m * n; i++) c.at[i] = beta ? 1 : NAN; /* what is not asked for is not read */
+  int64_t lda = ta ? m : k, ldb = tb ? k : n;
+  bool right = pg_gemm_bf16(ta, tb, m, n, k, 0.5f, a.at, lda, b.at, ldb, beta, c.at, n) == PG_OK;
+  for (int64_t i = 0; i < m; i++)
+    for (int64_t j = 0; j < n; j++) {
+      float sum = 0;
+      for (int64_t p = 0; p < k; p++) sum += a.at[ta ? p * lda + i : i * lda + p] * b.at[tb ? j * ldb + p : p * ldb + j];
+      right = right && c.at[i * n + j] == 0.5f * sum + beta;
+    }
+  munmap(a.pages, a.bytes), munmap(b.pages, b.bytes), munmap(c.pages, c.bytes);
+  return right;
+}
+
+static void test_bf16_products(void) {
+  static const int64_t sizes[] = {1, 2, 15, 16, 17, 31, 33, 48, 49, 97};
+  enum { SIZES = sizeof sizes / sizeof *sizes };
+  for (int32_t native = pg_bf16_native(-1); native >= 0; native--) {
+    pg_bf16_native(native);
+    int wrong = 0;
+    for (int i = 0; i < SIZES * SIZES; i++)
+      for (int form = 0; form < 4; form++) {
+        int64_t m = sizes[i % SIZES], n = sizes[i / SIZES], k = sizes[(i + form) % SIZES];
+        wrong += !product_is_right(form & 1, form >> 1, m, n, k, i % 2 ? 2.0f : 0.0f);
+      }
+    check(!wrong, native ? "products by AVX-512 BF16" : "products in bfloat16, emulated");
+  }
+  pg_bf16_native(1);
 }
 
 /* ---- layouts: copies through every pair of dtypes and through transposed views ---- */
@@ -510,6 +562,7 @@ int main(void) {
   test_memory();
   test_cache_order();
   test_blas_sizes();
+  test_bf16_products();
   test_copy();
   test_deep_chain();
   test_versions();
