@@ -276,9 +276,17 @@ static int check_outputs(const pg_call *c, int32_t device) {
   return argument_fail(c, "%lld values are not finite, though all inputs are (PERIGEE_DEBUG)", (long long)bad);
 }
 
+static bool autocast = false;
+
+int32_t pg_autocast(int32_t on) {
+  bool before = autocast;
+  if (on >= 0) autocast = on != 0;
+  return before;
+}
+
 int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *params, pg_tensor **out) {
   if (op < 0 || op >= OPS) return pg_fail(PG_ERR_ARGUMENT, "there is no op number %d", op);
-  pg_call c = {.op = table[op], .n_in = n_in};
+  pg_call c = {.op = table[op], .n_in = n_in, .bf16 = autocast};
   pg_value checked[PG_MAX_PARAMS];
   int32_t dtype = 0, device = 0;
   int n_params = 0;

@@ -31,6 +31,7 @@ typedef struct pg_call {
   int32_t n_out;                  /* outputs that the descriptor declares */
   const pg_value *p;              /* parameters in the declared order; dims already made non-negative by pg_dim() */
   uint64_t seed, offset;          /* PG_F_RANDOM: this call's own stretch of the generator's stream */
+  bool bf16;                      /* made under pg_autocast */
   pg_tensor *grad_out[PG_MAX_OUTPUTS]; /* backward: dLoss/dout, contiguous; zeros where nothing flowed back */
   pg_tensor **grad_in;                 /* backward: assign every element; NULL where no gradient is wanted */
 } pg_call;

@@ -30,6 +30,7 @@ struct pg_node {
   pg_kernel backward;
   pg_value *params;
   uint64_t seed, offset;
+  bool bf16;
   int32_t n_in, n_out;
   pg_saved *in;
   pg_edge *edges;
@@ -101,6 +102,7 @@ int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backwar
                  .backward = backward,
                  .seed = c->seed,
                  .offset = c->offset,
+                 .bf16 = c->bf16,
                  .n_in = c->n_in,
                  .n_out = c->n_out};
   int status = PG_OK;
@@ -207,7 +209,13 @@ static int leaf_gather(pg_tensor *leaf, pg_tensor *grad) {
 }
 
 static int run_node(pg_node *n) {
-  pg_call c = {.op = n->op, .n_in = n->n_in, .n_out = n->n_out, .p = n->params, .seed = n->seed, .offset = n->offset};
+  pg_call c = {.op = n->op,
+               .n_in = n->n_in,
+               .n_out = n->n_out,
+               .p = n->params,
+               .seed = n->seed,
+               .offset = n->offset,
+               .bf16 = n->bf16};
   pg_tensor *few[2 * 8] = {0}, **room = few;
   if (n->n_in > 8 && !(room = calloc(2 * (size_t)n->n_in, sizeof *room)))
     return pg_fail(PG_ERR_MEMORY, "out of memory");

@@ -1,7 +1,8 @@
 /* linear.c - y = x W^T + b over the last dimension; W is (out, in), as the field stores it.
  *
  * Backward: dx = dy W, dW = dy^T x, db = sum over rows of dy. The bias is laid into y before the product adds to it, so
- * that y is touched once by us and once by GEMM. */
+ * that y is touched once by us and once by GEMM. Under autocast the operands of all three products are rounded to
+ * bfloat16 (gemm_bf16.c); db is summed from dy as it is. */
 #ifdef REAL
 
 PG_SIMD static void K(add_row)(int64_t n, const real *restrict x, real *restrict sum) {
@@ -12,6 +13,9 @@ static int K(linear_forward)(pg_call *c) {
   int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
   real *y = PG_AT(real, c->out[0]);
   const real *b = c->in[2] ? PG_AT(real, c->in[2]) : NULL;
+#if REAL_IS_FLOAT
+  if (c->bf16) return pg_affine_bf16(rows, out, in, PG_AT(real, c->in[0]), PG_AT(real, c->in[1]), b, y);
+#endif
   if (b) {
 #pragma omp parallel for schedule(static) if (rows * out > 32768)
     for (int64_t r = 0; r < rows; r++) memcpy(y + r * out, b, sizeof(real) * (size_t)out);
@@ -24,9 +28,9 @@ static int K(linear_backward)(pg_call *c) {
   int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
   const real *dy = PG_AT(real, c->grad_out[0]);
   if (c->grad_in[0])
-    PG_TRY(K(pg_gemm)(0, 0, rows, in, out, 1, dy, out, PG_AT(real, c->in[1]), in, 0, PG_AT(real, c->grad_in[0]), in));
+    PG_TRY(K(product)(0, 0, rows, in, out, 1, dy, out, PG_AT(real, c->in[1]), in, 0, PG_AT(real, c->grad_in[0]), in));
   if (c->grad_in[1])
-    PG_TRY(K(pg_gemm)(1, 0, out, in, rows, 1, dy, out, PG_AT(real, c->in[0]), in, 0, PG_AT(real, c->grad_in[1]), in));
+    PG_TRY(K(product)(1, 0, out, in, rows, 1, dy, out, PG_AT(real, c->in[0]), in, 0, PG_AT(real, c->grad_in[1]), in));
   if (!c->in[2] || !c->grad_in[2]) return PG_OK;
   real *db = PG_AT(real, c->grad_in[2]);
   memset(db, 0, sizeof(real) * (size_t)out);
@@ -44,6 +48,10 @@ static int64_t rows_of(const pg_tensor *x) {
   for (int32_t i = 0; i < x->ndim - 1; i++) rows *= x->shape[i];
   return rows;
 }
+
+/* The products of call c. */
+#define product_f32 (c->bf16 ? pg_gemm_bf16 : pg_gemm_f32)
+#define product_f64 pg_gemm_f64
 
 #define REALS_FILE "ops/linear.c"
 #include "../reals.h"
