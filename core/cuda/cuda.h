@@ -111,6 +111,9 @@ int pg_cuda_gemm_batched(int ta, int tb, int64_t m, int64_t n, int64_t k, T alph
 template <class T>
 int pg_cuda_gemm_scaled(int ta, int tb, int64_t m, int64_t n, int64_t k, const T *factors, const T *a, int64_t lda,
                         const T *b, int64_t ldb, T *c, int64_t ldc);
+/* pg_cuda_gemm of dense operands that are first rounded to bfloat16, with alpha 1. The call is named in errors. */
+int pg_cuda_gemm_bf16(const pg_call *call, int ta, int tb, int64_t m, int64_t n, int64_t k, const float *a,
+                      const float *b, float beta, float *c);
 
 /* A position or label outside its range is found by the kernel that reads it, and becomes an error of the next call
  * that waits for the device. `pg_fault_new` remembers the call's name and shapes, `what` is the argument's name. */

@@ -16,6 +16,7 @@ enum { PIECES = 4, PIECE_BYTES = 1 << 22, TICKETS = 1024, TICKET_TEXT = 320 };
 static struct {
   cudaStream_t stream;
   cublasHandle_t blas;
+  cublasMath_t math; /* of its float32 products */
   struct piece {
     char *memory; /* pinned */
     cudaEvent_t passed;
@@ -252,6 +253,38 @@ int pg_cuda_gemm_scaled(int ta, int tb, int64_t m, int64_t n, int64_t k, const T
   return blas_status(status, "matmul");
 }
 
+/* To nearest, ties to even; denormals count as zero, as on the host. */
+static __global__ void round_kernel(int64_t n, const float *x, uint16_t *y) {
+  int64_t i = pg_thread();
+  if (i >= n) return;
+  union {
+    float value;
+    uint32_t bits;
+  } at = {x[i]};
+  uint32_t size = at.bits & 0x7fffffff, near = at.bits + 0x7fff + (at.bits >> 16 & 1);
+  near = size > 0x7f800000 ? at.bits | 0x400000 : near; /* NaN stays one */
+  y[i] = (uint16_t)((size < 0x800000 ? at.bits & 0x80000000 : near) >> 16);
+}
+
+int pg_cuda_gemm_bf16(const pg_call *call, int ta, int tb, int64_t m, int64_t n, int64_t k, const float *a,
+                      const float *b, float beta, float *c) {
+  if (m == 0 || n == 0 || k == 0)
+    return pg_cuda_gemm<float>(ta, tb, m, n, k, 1, a, ta ? m : k, b, tb ? k : n, beta, c, n);
+  PG_TRY(gemm_fits(m, n, k, ta ? m : k, tb ? k : n, n));
+  pg_scratch left(sizeof(uint16_t) * (size_t)(m * k)), right(sizeof(uint16_t) * (size_t)(k * n));
+  if (left.status || right.status) return left.status ? left.status : right.status;
+  PG_LAUNCH(call, round_kernel, pg_blocks(m * k), PG_BLOCK, m * k, a, left.at<uint16_t>());
+  PG_LAUNCH(call, round_kernel, pg_blocks(k * n), PG_BLOCK, k * n, b, right.at<uint16_t>());
+  float alpha = 1;
+  PG_TRY(blas_status(cublasSetMathMode(gpu.blas, CUBLAS_DEFAULT_MATH), "matmul")); /* pedantic: no tensor cores */
+  cublasStatus_t status =
+      cublasGemmEx(gpu.blas, op_of(tb), op_of(ta), (int)n, (int)m, (int)k, &alpha, right.at<uint16_t>(), CUDA_R_16BF,
+                   (int)(tb ? k : n), left.at<uint16_t>(), CUDA_R_16BF, (int)(ta ? m : k), &beta, c, CUDA_R_32F, (int)n,
+                   CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+  PG_TRY(blas_status(cublasSetMathMode(gpu.blas, gpu.math), "matmul"));
+  return blas_status(status, "matmul in bfloat16");
+}
+
 #define GEMM(T)                                                                                                        \
   template int pg_cuda_gemm<T>(int, int, int64_t, int64_t, int64_t, T, const T *, int64_t, const T *, int64_t, T, T *, \
                                int64_t);                                                                               \
@@ -283,7 +316,8 @@ static int set_up(int devices) {
   PG_TRY(blas_status(cublasSetStream(gpu.blas, gpu.stream), "open"));
   const char *tf32 = getenv("PERIGEE_TF32"); /* 10 bits of mantissa in products: faster, and off unless asked for */
   bool fast = tf32 && !strcmp(tf32, "1");
-  PG_TRY(blas_status(cublasSetMathMode(gpu.blas, fast ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_PEDANTIC_MATH), "open"));
+  gpu.math = fast ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_PEDANTIC_MATH;
+  PG_TRY(blas_status(cublasSetMathMode(gpu.blas, gpu.math), "open"));
   for (int i = 0; i < PIECES; i++) {
     PG_TRY(pg_cuda_status(cudaMallocHost((void **)&gpu.piece[i].memory, PIECE_BYTES), "open"));
     PG_TRY(pg_cuda_status(cudaEventCreateWithFlags(&gpu.piece[i].passed, cudaEventDisableTiming), "open"));

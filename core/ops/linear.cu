@@ -1,4 +1,5 @@
-/* linear.cu - y = x W^T + b by cuBLAS; the bias is laid into y before the product adds to it, as on the host.
+/* linear.cu - y = x W^T + b by cuBLAS; the bias is laid into y before the product adds to it, as on the host. Under
+ * autocast cuBLAS multiplies bfloat16 numbers, to which the operands are rounded before.
  *
  * Backward: dx = dy W and dW = dy^T x by cuBLAS. db, the sum of dy's columns, in two steps: each block sums a stretch
  * of rows for neighbouring columns, then the stretches are added in order; how many there are depends on the shape
@@ -44,14 +45,24 @@ template <class T, int W> static int lay_bias(pg_call *c, int64_t rows, int64_t 
   return PG_OK;
 }
 
+/* A product of the call, as on the host: dense, alpha 1. */
+static int product(const pg_call *c, int ta, int tb, int64_t m, int64_t n, int64_t k, const double *a, const double *b,
+                   double beta, double *y) {
+  return pg_cuda_gemm<double>(ta, tb, m, n, k, 1, a, ta ? m : k, b, tb ? k : n, beta, y, n);
+}
+static int product(const pg_call *c, int ta, int tb, int64_t m, int64_t n, int64_t k, const float *a, const float *b,
+                   float beta, float *y) {
+  if (c->bf16) return pg_cuda_gemm_bf16(c, ta, tb, m, n, k, a, b, beta, y);
+  return pg_cuda_gemm<float>(ta, tb, m, n, k, 1, a, ta ? m : k, b, tb ? k : n, beta, y, n);
+}
+
 template <class T> static int forward(pg_call *c) {
   int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
   if (!rows || !out) return PG_OK;
   T *y = PG_AT(T, c->out[0]);
   if (c->in[2])
     PG_TRY(pg_packable<T>(out, y) ? (lay_bias<T, pg_pack<T>::N>(c, rows, out)) : (lay_bias<T, 1>(c, rows, out)));
-  return pg_cuda_gemm<T>(0, 1, rows, out, in, 1, PG_AT(const T, c->in[0]), in, PG_AT(const T, c->in[1]), in,
-                         c->in[2] ? 1 : 0, y, out);
+  return product(c, 0, 1, rows, out, in, PG_AT(const T, c->in[0]), PG_AT(const T, c->in[1]), T(c->in[2] ? 1 : 0), y);
 }
 
 /* ---- sums of columns -------------------------------------------------------------------------------------------- */
@@ -122,11 +133,9 @@ template <class T> static int backward(pg_call *c) {
   int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
   const T *dy = PG_AT(const T, c->grad_out[0]);
   if (c->grad_in[0])
-    PG_TRY(
-        pg_cuda_gemm<T>(0, 0, rows, in, out, 1, dy, out, PG_AT(const T, c->in[1]), in, 0, PG_AT(T, c->grad_in[0]), in));
+    PG_TRY(product(c, 0, 0, rows, in, out, dy, PG_AT(const T, c->in[1]), T(0), PG_AT(T, c->grad_in[0])));
   if (c->grad_in[1])
-    PG_TRY(
-        pg_cuda_gemm<T>(1, 0, out, in, rows, 1, dy, out, PG_AT(const T, c->in[0]), in, 0, PG_AT(T, c->grad_in[1]), in));
+    PG_TRY(product(c, 1, 0, out, in, rows, dy, PG_AT(const T, c->in[0]), T(0), PG_AT(T, c->grad_in[1])));
   if (!c->in[2] || !c->grad_in[2] || !out) return PG_OK;
   T *db = PG_AT(T, c->grad_in[2]);
   return pg_packable<T>(out, dy) ? sum_columns<T, pg_pack<T>::N>(c, rows, out, dy, db)

@@ -2,6 +2,7 @@
 #include "cublas_v2.h"
 #include "simt.h"
 #include <cblas.h>
+#include <vector>
 
 struct simt_blas {
   cudaStream_t stream;
@@ -78,4 +79,42 @@ cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta,
                                          const double *b, int ldb, long long sb, const double *beta, double *c, int ldc,
                                          long long sc, int count) {
   return batched(h, ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, count);
+}
+
+/* bfloat16, widened: the upper half of a float32. */
+static std::vector<float> widened(const uint16_t *x, int rows, int columns, int ld) {
+  std::vector<float> wide((size_t)rows * (size_t)columns);
+  for (int j = 0; j < columns; j++)
+    for (int i = 0; i < rows; i++) {
+      uint32_t bits = (uint32_t)x[(size_t)j * (size_t)ld + (size_t)i] << 16;
+      memcpy(&wide[(size_t)j * (size_t)rows + (size_t)i], &bits, sizeof bits);
+    }
+  return wide;
+}
+
+cublasStatus_t cublasGemmEx(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                            const void *alpha_at, const void *a_at, cudaDataType_t a_type, int lda, const void *b_at,
+                            cudaDataType_t b_type, int ldb, const void *beta_at, void *c_at, cudaDataType_t c_type,
+                            int ldc, cublasComputeType_t compute, cublasGemmAlgo_t) {
+  int arows = ta ? k : m, acolumns = ta ? m : k, brows = tb ? n : k, bcolumns = tb ? k : n;
+  if (m < 1 || n < 1 || k < 1 || lda < arows || ldb < brows || ldc < m || a_type != CUDA_R_16BF ||
+      b_type != CUDA_R_16BF || c_type != CUDA_R_32F || compute != CUBLAS_COMPUTE_32F ||
+      h->mode != CUBLAS_POINTER_MODE_HOST)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  if (simt::faulted()) return CUBLAS_STATUS_EXECUTION_FAILED;
+  float alpha = *(const float *)alpha_at, beta = *(const float *)beta_at, *c = (float *)c_at;
+  const uint16_t *a = (const uint16_t *)a_at, *b = (const uint16_t *)b_at;
+  simt::enqueue(h->stream, [=] {
+    simt::check_range("cuBLAS gemm, A", a, span<uint16_t>(arows, acolumns, lda));
+    simt::check_range("cuBLAS gemm, B", b, span<uint16_t>(brows, bcolumns, ldb));
+    simt::check_range("cuBLAS gemm, C", c, span<float>(m, n, ldc));
+    if (simt::faulted()) return;
+    std::vector<float> left = widened(a, arows, acolumns, lda), right = widened(b, brows, bcolumns, ldb);
+    one(ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, alpha, left.data(), arows,
+        right.data(), brows, beta, c, ldc);
+    double read = 2.0 * m * k + 2.0 * k * n, written = 4.0 * m * n;
+    simt::count_library("cuBLAS gemm", (uint64_t)(read + (beta != 0 ? written : 0)), (uint64_t)written,
+                        2.0 * m * n * k);
+  });
+  return CUBLAS_STATUS_SUCCESS;
 }
