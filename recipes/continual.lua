@@ -19,6 +19,7 @@ local options = {
   { "steps", 150, min = 1, help = "optimiser steps a task" },
   { "lr", 5e-4, min = 0, max = 1, help = "peak learning rate of AdamW" },
   { "weight_decay", 0.1, min = 0, help = "decoupled weight decay" },
+  { "precision", "fp32", choices = { "fp32", "bf16" }, help = "bf16 trains in mixed precision (pg.autocast)" },
   { "classes", 16, min = 1, help = "classes a batch (m); fewer when there are fewer" },
   { "per_class", 4, min = 1, help = "images a class (n)" },
   { "train", 1000, min = 20, help = "training images: of each task, or of the source as a whole" },
@@ -97,7 +98,7 @@ local function learn(row)
     for step = first, opt.steps do
       adamw.lr = schedule(step)
       adamw:zero_grad()
-      local loss, terms = learner:loss()
+      local loss, terms = pg.autocast(opt.precision, learner.loss, learner)
       run:check_finite(step, terms, learner.model:state_dict())
       loss:backward()
       pg.optim.clip_grad_norm(parameters, 1)

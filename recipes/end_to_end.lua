@@ -16,6 +16,7 @@ local options = {
   { "steps", 300, min = 1, help = "optimiser steps a method" },
   { "lr", 1e-3, min = 0, max = 1, help = "peak learning rate of AdamW" },
   { "weight_decay", 0.1, min = 0, help = "decoupled weight decay" },
+  { "precision", "fp32", choices = { "fp32", "bf16" }, help = "bf16 trains in mixed precision (pg.autocast)" },
   { "classes", 16, min = 2, help = "classes a batch (m); fewer when the task has fewer" },
   { "per_class", 4, min = 1, help = "images a class (n)" },
   { "train", 2000, min = 64, help = "training images of the fine-tuned task" },
@@ -92,7 +93,7 @@ local function fine_tune(row)
     local positions = pg.distributed.slice(sampler:next())
     local images, labels = pg.data.to_float(train.images:index(1, positions)), train.labels:index(1, positions)
     adamw:zero_grad()
-    local features, tokens = model:forward_features(images, regularizer.depths)
+    local features, tokens = pg.autocast(opt.precision, model.forward_features, model, images, regularizer.depths)
     local task_loss = head:loss(features, labels)
     local kept = regularizer.loss { model = model, images = images, features = features, tokens = tokens,
       before = not regularizer.depths and before:index(1, positions) or nil }

@@ -16,6 +16,7 @@ local options = {
   { "batch", "own", help = "images a batch, or each method's own" },
   { "lr", "own", help = "peak learning rate, or each method's own" },
   { "tower_lr", "1e-4", help = "the same of methods that fine-tune the image tower; own, 5e-6, is for large models" },
+  { "precision", "fp32", choices = { "fp32", "bf16" }, help = "bf16 trains in mixed precision (pg.autocast)" },
   { "settings", "none", help = "of the methods that have them: length=2,depth=4" },
   { "classes", 16, min = 2, help = "classes a batch where FDA aligns images" },
   { "per_class", 4, min = 1, help = "images of each; a class of fewer repeats them" },
@@ -99,7 +100,7 @@ local function adapt(row)
     optimizer.lr = pg.few_shot.rate(learner.training, lr, step, per_epoch, epochs)
     local batch = pg.few_shot.batch(learner, task, learner.batches:next())
     optimizer:zero_grad()
-    local loss = learner:total(batch)
+    local loss = pg.autocast(opt.precision, learner.total, learner, batch)
     run:check_finite(step, loss, learner.module:state_dict())
     optimizer:step()
     if learner.plug then learner.plug.step() end

@@ -13,6 +13,7 @@ local opt = pg.recipe {
     { "clothes", 16, min = 2, help = "Fashion-MNIST pictures a step" },
     { "lr", 1e-3, min = 0, max = 1, help = "peak learning rate of AdamW" },
     { "weight_decay", 0.05, min = 0, help = "decoupled weight decay" },
+    { "precision", "fp32", choices = { "fp32", "bf16" }, help = "bf16 trains in mixed precision (pg.autocast)" },
     { "width", 128, min = 16, help = "width of the transformer" },
     { "depth", 6, min = 1, help = "its blocks" },
     { "patch", 8, min = 2, help = "side of a patch: 8 gives 17 tokens, 4 gives 65 and takes four times as long" },
@@ -88,7 +89,7 @@ for step = first, opt.steps do
   adamw.lr = schedule(step)
   adamw:zero_grad()
   local images, labels = batch(step)
-  local feature, loss, terms = model(images), nil, {}
+  local feature, loss, terms = pg.autocast(opt.precision, model, images), nil, {}
   local scenes, start = feature:narrow(1, 1, opt.scenes), opt.scenes + 1
   for i, name in ipairs(names) do -- every property is read off the same scenes, a picture source off its own rows
     local source, rows = pictures[i - #properties], scenes

@@ -17,6 +17,7 @@ local opt = pg.recipe {
     { "clothes", 24, min = 2, help = "Fashion-MNIST pictures a step" },
     { "lr", 5e-4, min = 0, max = 1, help = "peak learning rate of AdamW" },
     { "weight_decay", 0.1, min = 0, help = "decoupled weight decay" },
+    { "precision", "fp32", choices = { "fp32", "bf16" }, help = "bf16 trains in mixed precision (pg.autocast)" },
     { "width", 128, min = 16, help = "width of both transformers" },
     { "depth", 6, min = 1, help = "blocks of the image encoder" },
     { "text_depth", 3, min = 1, help = "blocks of the text encoder" },
@@ -126,7 +127,8 @@ local function contrastive(images, texts)
   end
   local count = {}
   for _, u in ipairs(labels) do count[u] = (count[u] or 0) + 1 end
-  local logits = model(images, tokenizer:batch(distinct, { truncate = true }):to(opt.device))
+  local ids = tokenizer:batch(distinct, { truncate = true }):to(opt.device)
+  local logits = pg.autocast(opt.precision, model, images, ids)
   local share = {}
   for u = 1, #distinct do
     share[u] = {}
