@@ -15,6 +15,7 @@ fi
 luajit tests/bench/kernels.lua "$times"
 luajit tests/bench/proxy_step.lua
 luajit tests/bench/knn.lua "$python"
+luajit tests/bench/bf16.lua
 
 start_up() { # start_up LIMIT_MS COMMAND...
   local limit=$1 runs=() start median verdict=ok
