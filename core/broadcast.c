@@ -26,6 +26,7 @@ static void K(sum_to)(const fold *f, const real *x, real *y) {
   int64_t blocks = (f->width + block - 1) / block, tasks = f->kept * blocks;
 #pragma omp parallel for schedule(static) if (tasks > 1 && tasks * f->folded > 256)
   for (int64_t t = 0; t < tasks; t++) {
+    if (pg_stopping()) continue;
     int64_t from = t % blocks * block, n = PG_MIN(block, f->width - from), out = t / blocks;
     int64_t start = from + fold_offset(f->kept_dims, f->kept_shape, f->kept_stride, out);
     double sum[K(BLOCK)];

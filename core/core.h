@@ -128,6 +128,8 @@ int pg_alias(pg_tensor *t, pg_tensor **out); /* same view, no history */
 bool pg_same_shape(const pg_tensor *a, const pg_tensor *b);
 void pg_contiguous_strides(int32_t ndim, const int64_t *shape, int64_t *stride);
 int pg_check_live(const pg_tensor *t, const char *what);
+int pg_copy_new(pg_tensor *dst,
+                const pg_tensor *src);               /* into what holds nothing yet: a stop may leave it half copied */
 int pg_add_into(pg_tensor *sum, const pg_tensor *t); /* sum += t, both contiguous, same shape and dtype */
 
 /* ---- rng.c ------------------------------------------------------------------------------------------------------ */

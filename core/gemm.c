@@ -26,12 +26,19 @@ int K(pg_gemm)(int ta, int tb, int64_t m, int64_t n, int64_t k, real alpha, cons
 
 /* Both halves of A A^T: BLAS fills the lower one; the upper is mirrored in blocks that fit the first-level cache. */
 int K(pg_syrk)(int64_t n, int64_t k, const real *a, int64_t lda, real *c, int64_t ldc) {
-  enum { SIDE = 32 };
+  enum { SIDE = 32, STRIP = 512 };
   if (!n) return PG_OK;
   PG_TRY(pg_blas_fits(4, (int64_t[]){n, k, lda, ldc}));
-  int team = stay_alone((double)n * (double)n * (double)k);
-  K(blas_syrk)(CblasRowMajor, CblasLower, CblasNoTrans, (int)n, (int)k, 1, a, (int)lda, 0, c, (int)ldc);
-  rejoin(team);
+  if (piece_of(n, n, k, sizeof(real)).rows < n) {
+    for (int64_t i = 0; i < n && !pg_stopping(); i += STRIP) {
+      int64_t rows = PG_MIN(STRIP, n - i);
+      PG_TRY(K(pg_gemm)(0, 1, rows, i + rows, k, 1, a + i * lda, lda, a, lda, 0, c + i * ldc, ldc));
+    }
+  } else {
+    int team = stay_alone((double)n * (double)n * (double)k);
+    K(blas_syrk)(CblasRowMajor, CblasLower, CblasNoTrans, (int)n, (int)k, 1, a, (int)lda, 0, c, (int)ldc);
+    rejoin(team);
+  }
 #pragma omp parallel for schedule(static, 1) if (n > 256)
   for (int64_t i0 = 0; i0 < n; i0 += SIDE)
     for (int64_t j0 = 0; j0 <= i0; j0 += SIDE)

@@ -1,21 +1,38 @@
 /* linalg.c - the two decompositions that comparing Gaussians needs, by the LAPACK that comes with OpenBLAS. float64 on
  * the CPU, without gradients.
  *
- *   eigh            A = V diag(w) V^T of a symmetric matrix (dsyevd)
- *   nuclear_norms   |F_i F_j^T|_*, the sum of singular values, for all pairs of a list of matrices (dgesdd)
+ *   eigh            A = V diag(w) V^T of a symmetric matrix (as dsyevd)
+ *   nuclear_norms   |F_i F_j^T|_*, the sum of singular values, for all pairs of a list of matrices (as dgesdd)
  *
  * With centred samples as rows, F^T F is a covariance S, and tr((S^1/2 S' S^1/2)^1/2) = |F F'^T|_*: singular values of
  * a small matrix, no square root of a large one, and nothing to clamp where S has no full rank. A factor of more rows
- * than columns is replaced by the R of its QR decomposition first, which has the same F^T F. */
+ * than columns is replaced by the R of its QR decomposition first, which has the same F^T F.
+ *
+ * A call of dsyevd or dgesdd cannot be stopped, so that what they do is done here in their steps: a large matrix is
+ * brought to two diagonals panel by panel, and vectors are carried back in strips. What remains in one piece is dstedc,
+ * a quarter of the whole of eigh. */
 #include "core.h"
+#include <cblas.h>
 #include <omp.h>
 
-void dsyevd_(const char *job, const char *half, const int *n, double *a, const int *lda, double *w, double *work,
+void dlatrd_(const char *half, const int *n, const int *nb, double *a, const int *lda, double *e, double *tau,
+             double *w, const int *ldw);
+void dsytrd_(const char *half, const int *n, double *a, const int *lda, double *d, double *e, double *tau, double *work,
+             const int *lwork, int *info);
+void dstedc_(const char *job, const int *n, double *d, double *e, double *z, const int *ldz, double *work,
              const int *lwork, int *iwork, const int *liwork, int *info);
-void dgesdd_(const char *job, const int *m, const int *n, double *a, const int *lda, double *s, double *u,
-             const int *ldu, double *vt, const int *ldvt, double *work, const int *lwork, int *iwork, int *info);
+void dormtr_(const char *side, const char *half, const char *trans, const int *m, const int *n, double *a,
+             const int *lda, double *tau, double *c, const int *ldc, double *work, const int *lwork, int *info);
+void dlabrd_(const int *m, const int *n, const int *nb, double *a, const int *lda, double *d, double *e, double *tauq,
+             double *taup, double *x, const int *ldx, double *y, const int *ldy);
+void dgebrd_(const int *m, const int *n, double *a, const int *lda, double *d, double *e, double *tauq, double *taup,
+             double *work, const int *lwork, int *info);
+void dbdsdc_(const char *half, const char *job, const int *n, double *d, double *e, double *u, const int *ldu,
+             double *vt, const int *ldvt, double *q, int *iq, double *work, int *iwork, int *info);
 void dgeqrf_(const int *m, const int *n, double *a, const int *lda, double *tau, double *work, const int *lwork,
              int *info);
+void dormqr_(const char *side, const char *trans, const int *m, const int *n, const int *k, double *a, const int *lda,
+             double *tau, double *c, const int *ldc, double *work, const int *lwork, int *info);
 
 static int check(const char *what, const pg_tensor *t, const char *wanted, bool fits) {
   char shape[128];
@@ -29,29 +46,75 @@ static int check(const char *what, const pg_tensor *t, const char *wanted, bool 
   return pg_blas_fits(t->ndim, t->shape);
 }
 
+enum { PANEL = 64, WHOLE = 512 }; /* columns reduced at once; fewer than WHOLE are left to one call */
+
+/* LAPACK squares what it gets: values near the ends of the range are brought to its middle, without rounding. Returns
+ * the power of two that was taken out. */
+static int centre(size_t n, double *a) {
+  enum { NEAR = 400 };
+  double most = 0;
+  int power = 0;
+  for (size_t i = 0; i < n; i++) most = PG_MAX(most, fabs(a[i]));
+  frexp(most, &power);
+  if (abs(power) < NEAR) return 0;
+  for (size_t i = 0; i < n; i++) a[i] = ldexp(a[i], -power);
+  return power;
+}
+
 /* ---- eigenvalues ------------------------------------------------------------------------------------------------ */
 
-static int eigh(int n, double *a, double *values) { /* a becomes the eigenvectors, a row each */
-  int info = 0, lwork = -1, liwork = -1, count;
-  double size;
-  dsyevd_("V", "U", &n, a, &n, values, &size, &lwork, &count, &liwork, &info);
-  lwork = (int)size, liwork = count;
-  size_t bytes = sizeof(double) * (size_t)lwork + sizeof(int) * (size_t)liwork;
+/* dsytrd: Q^T A Q has the diagonals d and e; Q stays in a and tau. `panel` has room for (n, PANEL). */
+static void to_tridiagonal(int n, double *a, double *d, double *e, double *tau, double *panel, double *work,
+                           int lwork) {
+  int left = n, width = PANEL, info;
+  while (left > WHOLE && !pg_stopping()) {
+    dlatrd_("U", &left, &width, a, &n, e, tau, panel, &n);
+    left -= width;
+    cblas_dsyr2k(CblasColMajor, CblasUpper, CblasNoTrans, left, width, -1, a + (size_t)left * (size_t)n, n, panel, n, 1,
+                 a, n);
+    for (int j = left; j < left + width; j++) d[j] = a[(size_t)j * (size_t)(n + 1)];
+  }
+  if (left <= WHOLE) dsytrd_("U", &left, a, &n, d, e, tau, work, &lwork, &info); /* else it was stopped */
+}
+
+/* a is used up; the vectors become the columns that LAPACK sees, the rows of ours. */
+static int eigh(int n, double *a, double *values, double *vectors) {
+  int info = 0, ask = -1, lwork, liwork, count;
+  double size, most, none;
+  dstedc_("I", &n, values, &none, vectors, &n, &size, &ask, &liwork, &ask, &info);
+  most = PG_MAX(size, 2.0 * WHOLE * PANEL);
+  dormtr_("L", "U", "N", &n, &n, a, &n, &none, vectors, &n, &size, &ask, &info);
+  most = PG_MAX(most, size);
+  if (most > INT32_MAX) return pg_fail(PG_ERR_SHAPE, "eigh: LAPACK cannot count the work space of %d rows", n);
+  lwork = (int)most;
+  size_t rows = (size_t)n, bytes = sizeof(double) * ((size_t)lwork + (PANEL + 2) * rows) + sizeof(int) * (size_t)liwork;
   double *work = pg_scratch_alloc(bytes);
   if (!work) return pg_fail(PG_ERR_MEMORY, "eigh: out of memory");
-  dsyevd_("V", "U", &n, a, &n, values, work, &lwork, (int *)(work + lwork), &liwork, &info);
+  double *e = work + lwork, *tau = e + n, *panel = tau + n;
+  int power = centre(rows * rows, a);
+  to_tridiagonal(n, a, values, e, tau, panel, work, lwork);
+  if (!pg_stopping())
+    dstedc_("I", &n, values, e, vectors, &n, work, &lwork, (int *)(panel + PANEL * rows), &liwork, &info);
+  int strip = PG_MAX(PANEL, (int)(6e9 / ((double)n * n)));
+  for (int j = 0; j < n && !info && !pg_stopping(); j += strip) {
+    count = PG_MIN(strip, n - j);
+    dormtr_("L", "U", "N", &n, &count, a, &n, tau, vectors + (size_t)j * rows, &n, work, &lwork, &ask);
+  }
+  for (int i = 0; power && i < n; i++) values[i] = ldexp(values[i], power);
   pg_scratch_free(work, bytes);
-  return info ? pg_fail(PG_ERR_STATE, "eigh: %d eigenvalues did not converge", info) : PG_OK;
+  return pg_unless_stopped(info ? pg_fail(PG_ERR_STATE, "eigh: %d eigenvalues did not converge", info) : PG_OK);
 }
 
 int pg_eigh(pg_tensor *x, pg_tensor **values, pg_tensor **vectors) {
-  pg_tensor *w = NULL, *v = NULL;
+  pg_tensor *w = NULL, *v = NULL, *a = NULL;
   PG_TRY(check("eigh", x, "a square matrix (N, N)", x->ndim == 2 && x->shape[0] == x->shape[1]));
   const int64_t n = x->shape[0];
   int status = pg_new(PG_FLOAT64, PG_CPU, 1, &n, &w);
   if (!status) status = pg_new(PG_FLOAT64, PG_CPU, 2, x->shape, &v);
-  if (!status) status = pg_copy(v, x);
-  if (!status && n) status = eigh((int)n, PG_AT(double, v), PG_AT(double, w));
+  if (!status) status = pg_new(PG_FLOAT64, PG_CPU, 2, x->shape, &a);
+  if (!status) status = pg_copy_new(a, x);
+  if (!status && n) status = eigh((int)n, PG_AT(double, a), PG_AT(double, w), PG_AT(double, v));
+  pg_release(a);
   if (status) return pg_release(w), pg_release(v), status;
   return *values = w, *vectors = v, PG_OK;
 }
@@ -63,44 +126,80 @@ typedef struct factor { /* (rows, d) */
   double *at;
 } factor;
 
-/* Rows beyond d are folded into R. LAPACK counts by columns: QR of F is LQ of what it sees, and R^T its L. */
-static int fold(factor *f, int d) {
-  int info = 0, lwork = -1, n = f->rows;
-  double size, *columns, *tau, *work;
-  if (n <= d) return PG_OK;
-  dgeqrf_(&n, &d, NULL, &n, NULL, &size, &lwork, &info);
-  lwork = (int)size;
-  size_t bytes = sizeof(double) * ((size_t)n * (size_t)d + (size_t)d + (size_t)lwork);
-  if (!(columns = pg_scratch_alloc(bytes))) return PG_ERR_MEMORY;
-  tau = columns + (size_t)n * (size_t)d, work = tau + d;
-  for (int i = 0; i < n; i++)
-    for (int k = 0; k < d; k++) columns[(size_t)k * (size_t)n + (size_t)i] = f->at[(size_t)i * (size_t)d + (size_t)k];
-  dgeqrf_(&n, &d, columns, &n, tau, work, &lwork, &info);
-  for (int i = 0; i < d; i++)
-    for (int k = 0; k < d; k++)
-      f->at[(size_t)i * (size_t)d + (size_t)k] = i <= k ? columns[(size_t)k * (size_t)n + (size_t)i] : 0;
-  f->rows = d;
-  pg_scratch_free(columns, bytes);
+/* The R of a QR decomposition of a (m, n), by columns, m >= n, panel by panel; what is below it is not cleared. */
+static int to_triangle(int m, int n, double *a, double *tau, double *work, int lwork) {
+  int info = 0;
+  for (int j = 0; j < n && !info && !pg_stopping(); j += WHOLE) {
+    int rows = m - j, width = PG_MIN(WHOLE, n - j), right = n - j - width;
+    double *panel = a + (size_t)j * (size_t)(m + 1);
+    dgeqrf_(&rows, &width, panel, &m, tau, work, &lwork, &info);
+    if (right && !info && !pg_stopping())
+      dormqr_("L", "T", &rows, &right, &width, panel, &m, tau, panel + (size_t)width * (size_t)m, &m, work, &lwork,
+              &info);
+  }
   return info ? PG_ERR_STATE : PG_OK;
 }
 
-/* |F G^T|_* */
+/* Rows beyond d are folded into R, some at a time: [R; more rows] has an R of its own. */
+static int fold(factor *f, int d) {
+  const int most = PG_MIN(f->rows, 4 * d), lwork = (PG_MAX(d, WHOLE) + PANEL + 1) * PANEL;
+  if (f->rows <= d) return PG_OK;
+  size_t bytes = sizeof(double) * ((size_t)most * (size_t)d + (size_t)d + (size_t)lwork);
+  double *columns = pg_scratch_alloc(bytes), *tau = columns + (size_t)most * (size_t)d;
+  int status = columns ? PG_OK : PG_ERR_MEMORY;
+  while (!status && f->rows > d && !pg_stopping()) { /* the last `m` rows become the d that stand in their place */
+    int m = PG_MIN(f->rows, most);
+    double *from = f->at + (size_t)(f->rows - m) * (size_t)d;
+    for (int i = 0; i < m; i++)
+      for (int k = 0; k < d; k++) columns[(size_t)k * (size_t)m + (size_t)i] = from[(size_t)i * (size_t)d + (size_t)k];
+    status = to_triangle(m, d, columns, tau, tau + d, lwork);
+    for (int i = 0; i < d; i++)
+      for (int k = 0; k < d; k++)
+        from[(size_t)i * (size_t)d + (size_t)k] = i <= k ? columns[(size_t)k * (size_t)m + (size_t)i] : 0;
+    f->rows += d - m;
+  }
+  pg_scratch_free(columns, bytes);
+  return status;
+}
+
+/* dgebrd: Q^T A P, of a (m, n) with m >= n, has the diagonals d and e. x and y have room for (m, PANEL) and (n, PANEL).
+ */
+static void to_bidiagonal(int m, int n, double *a, double *d, double *e, double *tau, double *x, double *y,
+                          double *work, int lwork) {
+  int rows = m, columns = n, width = PANEL, info;
+  while (columns > WHOLE && !pg_stopping()) {
+    dlabrd_(&rows, &columns, &width, a, &m, d, e, tau, tau + n, x, &m, y, &n);
+    rows -= width, columns -= width, d += width, e += width;
+    double *below = a + width, *right = a + (size_t)width * (size_t)m;
+    a = right + width;
+    cblas_dgemm(CblasColMajor, CblasNoTrans, CblasTrans, rows, columns, width, -1, below, m, y + width, n, 1, a, m);
+    cblas_dgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, rows, columns, width, -1, x + width, m, right, m, 1, a, m);
+  }
+  if (columns <= WHOLE) dgebrd_(&rows, &columns, a, &m, d, e, tau, tau + n, work, &lwork, &info);
+}
+
+/* |F G^T|_*, which is |G F^T|_*: the one of more rows has the product's longer side. */
 static int nuclear_norm(const factor *f, const factor *g, int d, double *out) {
-  int info = 0, lwork = -1, one = 1, m = g->rows, n = f->rows, least = PG_MIN(m, n);
-  double size, sum = 0;
-  if (!least || !d) return *out = 0, PG_OK;
-  dgesdd_("N", &m, &n, NULL, &m, NULL, NULL, &one, NULL, &one, &size, &lwork, NULL, &info);
-  lwork = (int)size;
-  size_t bytes =
-      sizeof(double) * ((size_t)m * (size_t)n + (size_t)least + (size_t)lwork) + sizeof(int) * 8 * (size_t)least;
-  double *product = pg_scratch_alloc(bytes), *values, *work;
+  if (f->rows > g->rows) return nuclear_norm(g, f, d, out);
+  const int m = g->rows, n = f->rows, one = 1, lwork = (m + n) * PANEL;
+  int info = 0;
+  double sum = 0;
+  if (!n || !d) return *out = 0, PG_OK;
+  size_t rows = (size_t)m, columns = (size_t)n;
+  size_t doubles = rows * columns + (rows + columns) * PANEL + 4 * columns + (size_t)PG_MAX(lwork, 8 * n);
+  size_t bytes = sizeof(double) * doubles + sizeof(int) * 8 * columns;
+  double *product = pg_scratch_alloc(bytes);
   if (!product) return PG_ERR_MEMORY;
-  values = product + (size_t)m * (size_t)n, work = values + least;
+  double *x = product + rows * columns, *y = x + rows * PANEL, *values = y + columns * PANEL, *e = values + n;
+  double *tau = e + n, *work = tau + 2 * n;
   int status = pg_gemm_f64(0, 1, n, m, d, 1, f->at, d, g->at, d, 0, product, m);
-  if (!status) {
-    dgesdd_("N", &m, &n, product, &m, values, NULL, &one, NULL, &one, work, &lwork, (int *)(work + lwork), &info);
-    for (int k = 0; k < least; k++) sum += values[k];
-    *out = sum, status = info ? PG_ERR_STATE : PG_OK;
+  if (!status && !pg_stopping()) {
+    int power = centre(rows * columns, product);
+    to_bidiagonal(m, n, product, values, e, tau, x, y, work, lwork);
+    if (!pg_stopping())
+      dbdsdc_("U", "N", &n, values, e, NULL, &one, NULL, &one, NULL, NULL, work, (int *)(product + doubles), &info);
+    for (int k = 0; k < n; k++) sum += values[k];
+    *out = ldexp(sum, power), status = info ? PG_ERR_STATE : PG_OK;
   }
   pg_scratch_free(product, bytes);
   return status;
@@ -143,9 +242,10 @@ int pg_nuclear_norms(pg_tensor *const *factors, int32_t count, pg_tensor **out) 
     }
   }
   pg_scratch_free(f, bytes);
+  if (worst)
+    pg_fail(worst, worst == PG_ERR_MEMORY ? "nuclear_norms: out of memory"
+                                          : "nuclear_norms: singular values did not converge");
   worst = pg_unless_stopped(worst);
-  if (!worst) return *out = norms, PG_OK;
-  pg_release(norms);
-  return pg_fail(worst, worst == PG_ERR_MEMORY ? "nuclear_norms: out of memory"
-                                               : "nuclear_norms: singular values did not converge");
+  if (worst) return pg_release(norms), worst;
+  return *out = norms, PG_OK;
 }

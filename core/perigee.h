@@ -71,6 +71,7 @@ int pg_upload(pg_tensor *t, const void *host, int64_t bytes);   /* t must be con
 int pg_download(const pg_tensor *t, void *host, int64_t bytes); /* any layout, row-major result; plain NaN */
 int pg_copy(pg_tensor *dst, const pg_tensor *src);              /* same shape; converts dtype and device */
 int pg_fill(pg_tensor *t, double value);
+int pg_fill_new(pg_tensor *t, double value); /* of a tensor that holds nothing yet: a stop may leave it half filled */
 int pg_convert(pg_tensor *t, int32_t dtype, int32_t device, pg_tensor **out); /* not recorded; see op `to` */
 int pg_contiguous(pg_tensor *t, pg_tensor **out);                             /* not recorded */
 int pg_randn(pg_tensor *t);                               /* in place, normal(0, 1) from the global generator */

@@ -48,6 +48,8 @@ void pg_rng_reserve(uint64_t count, uint64_t *seed, uint64_t *offset) {
   global_offset += (count + 3) & ~(uint64_t)3; /* every stretch starts on a whole block */
 }
 
+enum { PIECE = 4096 }; /* draws of a thread, and between two looks at the stop flag */
+
 static int fill_random(pg_tensor *t, float (*draw)(uint64_t, uint64_t), const char *name) {
   if (!pg_is_float(t->dtype) || !pg_is_contiguous(t))
     return pg_fail(PG_ERR_DTYPE, "%s: needs a contiguous float32 or float64 tensor", name);
@@ -63,16 +65,19 @@ static int fill_random(pg_tensor *t, float (*draw)(uint64_t, uint64_t), const ch
   float *f = PG_AT(float, t);
   double *d = PG_AT(double, t);
   bool single = t->dtype == PG_FLOAT32;
-#pragma omp parallel for schedule(static) if (n > 4096)
-  for (int64_t i = 0; i < n; i++) {
-    float value = draw(seed, offset + (uint64_t)i);
-    if (single)
-      f[i] = value;
-    else
-      d[i] = value;
+#pragma omp parallel for schedule(static) if (n > PIECE)
+  for (int64_t begin = 0; begin < n; begin += PIECE) {
+    if (pg_stopping()) continue;
+    for (int64_t i = begin; i < PG_MIN(begin + PIECE, n); i++) {
+      float value = draw(seed, offset + (uint64_t)i);
+      if (single)
+        f[i] = value;
+      else
+        d[i] = value;
+    }
   }
   t->storage->version++;
-  return PG_OK;
+  return pg_unless_stopped(PG_OK);
 }
 
 int pg_randn(pg_tensor *t) { return fill_random(t, pg_normal, "randn"); }
@@ -82,11 +87,12 @@ int pg_rand(pg_tensor *t) { return fill_random(t, pg_uniform, "rand"); }
 int pg_randperm(int32_t *out, int64_t n) {
   uint64_t seed, offset;
   pg_rng_reserve((uint64_t)n, &seed, &offset);
-  for (int64_t i = 0; i < n; i++) out[i] = (int32_t)i;
-  for (int64_t i = n - 1; i > 0; i--) { /* Fisher-Yates; multiply-shift instead of a modulo */
+  for (int64_t i = 0; i < n && (i % PIECE || !pg_stopping()); i++) out[i] = (int32_t)i;
+  for (int64_t i = n - 1; i > 0 && (i % PIECE || !pg_stopping());
+       i--) { /* Fisher-Yates; multiply-shift instead of a modulo */
     int64_t j = (int64_t)(((uint64_t)pg_rng_bits(seed, offset + (uint64_t)i) * (uint64_t)(i + 1)) >> 32);
     int32_t kept = out[i];
     out[i] = out[j], out[j] = kept;
   }
-  return PG_OK;
+  return pg_unless_stopped(PG_OK);
 }

@@ -174,8 +174,9 @@ static void copy_run(int32_t to, void *dst, int64_t ds, int32_t from, const void
 }
 
 /* dst and src: host tensors of one shape, any strides, any dtypes. Dimensions that run on in both are merged, then the
- * last is the run and the others are counted through. */
-static void copy_strided(pg_tensor *dst, const pg_tensor *src) {
+ * last is the run and the others are counted through. Where dst is new, a stop may leave it half copied. */
+static void copy_strided(pg_tensor *dst, const pg_tensor *src, bool new) {
+  enum { PIECE = 1 << 18 };
   int64_t shape[PG_MAX_DIMS], ds[PG_MAX_DIMS], ss[PG_MAX_DIMS];
   int32_t n = 0;
   for (int32_t i = 0; i < dst->ndim; i++) {
@@ -193,22 +194,17 @@ static void copy_strided(pg_tensor *dst, const pg_tensor *src) {
   size_t dbytes = pg_dtype_bytes[dst->dtype], sbytes = pg_dtype_bytes[src->dtype];
   char *to = pg_data(dst);
   const char *from = pg_data((pg_tensor *)src);
-  if (runs == 1 && length > (1 << 20) && dst->dtype == src->dtype && ds[0] == 1 && ss[0] == 1) {
-    int64_t piece = 1 << 18;
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < length; i += piece)
-      memcpy(to + i * dbytes, from + i * sbytes, (size_t)PG_MIN(piece, length - i) * dbytes);
-    return;
-  }
-#pragma omp parallel for schedule(static) if (runs > 1 && runs * length > 32768)
-  for (int64_t r = 0; r < runs; r++) {
-    int64_t d = 0, s = 0, rest = r;
+  int64_t pieces = (length + PIECE - 1) / PIECE; /* of a run, for the threads, and so that a stop is heard */
+#pragma omp parallel for schedule(static) if (runs * pieces > 1 && runs * length > 32768)
+  for (int64_t task = 0; task < runs * pieces; task++) {
+    if (new &&pg_stopping()) continue;
+    int64_t begin = task % pieces * PIECE, d = begin * ds[n - 1], s = begin * ss[n - 1], rest = task / pieces;
     for (int32_t i = n - 2; i >= 0; i--) {
       int64_t at = rest % shape[i];
       rest /= shape[i], d += at * ds[i], s += at * ss[i];
     }
     copy_run(dst->dtype, to + d * (int64_t)dbytes, ds[n - 1], src->dtype, from + s * (int64_t)sbytes, ss[n - 1],
-             length);
+             PG_MIN(PIECE, length - begin));
   }
 }
 
@@ -217,18 +213,18 @@ static void copy_strided(pg_tensor *dst, const pg_tensor *src) {
 static int copy_across(pg_tensor *dst, const pg_tensor *src) {
   pg_tensor *there = NULL, *here = NULL;
   PG_TRY(pg_new(dst->dtype, src->device, dst->ndim, dst->shape, &there));
-  int status = pg_copy(there, src);
+  int status = pg_copy_new(there, src);
   if (!status && pg_is_contiguous(dst)) {
     status = pg_copy(dst, there);
   } else if (!status && !(status = pg_new_like(dst, &here))) {
-    status = pg_copy(here, there);
+    status = pg_copy_new(here, there);
     if (!status) status = pg_copy(dst, here);
   }
   pg_release(there), pg_release(here);
   return status;
 }
 
-int pg_copy(pg_tensor *dst, const pg_tensor *src) {
+static int copy(pg_tensor *dst, const pg_tensor *src, bool new) {
   char a[128], b[128];
   if (!pg_same_shape(dst, src))
     return pg_fail(PG_ERR_SHAPE, "copy: shapes differ: destination %s, source %s", pg_shape_text(dst, a),
@@ -236,7 +232,7 @@ int pg_copy(pg_tensor *dst, const pg_tensor *src) {
   PG_TRY(pg_check_live(dst, "copy"));
   PG_TRY(pg_check_live(src, "copy"));
   dst->storage->version++;
-  if (dst->device == PG_CPU && src->device == PG_CPU) return copy_strided(dst, src), PG_OK;
+  if (dst->device == PG_CPU && src->device == PG_CPU) return copy_strided(dst, src, new), PG_OK;
   const pg_device_vtable *vtable = pg_device_get(dst->device == PG_CPU ? src->device : dst->device);
   if (!vtable) return PG_ERR_DEVICE;
   if (!pg_numel(src)) return PG_OK;
@@ -248,10 +244,14 @@ int pg_copy(pg_tensor *dst, const pg_tensor *src) {
   return copy_across(dst, src);
 }
 
+int pg_copy(pg_tensor *dst, const pg_tensor *src) { return copy(dst, src, false); }
+
+int pg_copy_new(pg_tensor *dst, const pg_tensor *src) { return pg_unless_stopped(copy(dst, src, true)); }
+
 int pg_contiguous(pg_tensor *t, pg_tensor **out) {
   if (pg_is_contiguous(t)) return *out = pg_retain(t), PG_OK;
   PG_TRY(pg_new_like(t, out));
-  int status = pg_copy(*out, t);
+  int status = pg_copy_new(*out, t);
   if (status) pg_release(*out), *out = NULL;
   return status;
 }
@@ -259,7 +259,7 @@ int pg_contiguous(pg_tensor *t, pg_tensor **out) {
 int pg_convert(pg_tensor *t, int32_t dtype, int32_t device, pg_tensor **out) {
   if (t->dtype == dtype && t->device == device) return *out = pg_retain(t), PG_OK;
   PG_TRY(pg_new(dtype, device, t->ndim, t->shape, out));
-  int status = pg_copy(*out, t);
+  int status = pg_copy_new(*out, t);
   if (status) pg_release(*out), *out = NULL;
   return status;
 }
@@ -301,14 +301,19 @@ int pg_download(const pg_tensor *t, void *host, int64_t bytes) {
   return status;
 }
 
-int pg_fill(pg_tensor *t, double value) {
+static int fill(pg_tensor *t, double value, bool new) {
+  enum { PIECE = 1 << 26 };
   PG_TRY(pg_check_live(t, "fill"));
   const pg_device_vtable *vtable = pg_device_get(t->device);
   if (!vtable) return PG_ERR_DEVICE;
   t->storage->version++;
   int64_t n = pg_numel(t);
-  if (value == 0 && !signbit(value) && pg_is_contiguous(t))
-    return vtable->fill_zero(pg_data(t), (size_t)n * pg_dtype_bytes[t->dtype]);
+  if (value == 0 && !signbit(value) && pg_is_contiguous(t)) {
+    int64_t bytes = n * (int64_t)pg_dtype_bytes[t->dtype];
+    for (int64_t i = 0; i < bytes && !(i && new &&pg_stopping()); i += PIECE)
+      PG_TRY(vtable->fill_zero((char *)pg_data(t) + i, (size_t)PG_MIN(PIECE, bytes - i)));
+    return PG_OK;
+  }
   if (t->device == PG_CPU) { /* copy from one element, seen with strides of zero */
     uint64_t bits = 0;
     pg_tensor *one;
@@ -318,11 +323,15 @@ int pg_fill(pg_tensor *t, double value) {
     memcpy(pg_data(one), &bits, pg_dtype_bytes[t->dtype]);
     pg_tensor *wide;
     int status = pg_view(one, t->ndim, t->shape, zero, 0, &wide);
-    if (!status) copy_strided(t, wide), pg_release(wide);
+    if (!status) copy_strided(t, wide, new), pg_release(wide);
     return pg_release(one), status;
   }
   return n ? vtable->fill(t, value) : PG_OK;
 }
+
+int pg_fill(pg_tensor *t, double value) { return fill(t, value, false); }
+
+int pg_fill_new(pg_tensor *t, double value) { return pg_unless_stopped(fill(t, value, true)); }
 
 PG_SIMD static void add_f32(int64_t n, float *restrict a, const float *restrict b) {
   for (int64_t i = 0; i < n; i++) a[i] += b[i];

@@ -228,13 +228,12 @@ int pg_concepts_render(const pg_tensor *specs, int32_t size, uint64_t seed, pg_t
     failed = !canvas;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < n; i++)
-      if (canvas) render(spec + i * PG_CONCEPT_FIELDS, size, draws_of(seed, (uint64_t)i), canvas, data + i * pixels);
+      if (canvas && !pg_stopping())
+        render(spec + i * PG_CONCEPT_FIELDS, size, draws_of(seed, (uint64_t)i), canvas, data + i * pixels);
     free(canvas);
   }
-  if (failed) {
-    pg_release(images);
-    return pg_fail(PG_ERR_MEMORY, "concepts_render: no memory for a canvas of %zu bytes", canvas_bytes);
-  }
-  *out = images;
-  return PG_OK;
+  int status = failed ? pg_fail(PG_ERR_MEMORY, "concepts_render: no memory for a canvas of %zu bytes", canvas_bytes)
+                      : pg_unless_stopped(PG_OK);
+  if (status) return pg_release(images), status;
+  return *out = images, PG_OK;
 }

@@ -12,13 +12,16 @@ int pg_images_load_reduced(const char *const *paths, int64_t n, int64_t size, pg
   size_t bytes = (size_t)(size * size * 3);
 #pragma omp parallel for schedule(dynamic, 1)
   for (int64_t i = 0; i < n; i++) { /* a picture may take a thousand times as long as its neighbour */
+    if (pg_stopping()) continue;
     pg_tensor *one;
-    bool read = pg_image_load_reduced(paths[i], size, &one) == PG_OK;
+    bool read = pg_picture_reduced(paths[i], size, &one) == PG_OK;
     PG_AT(uint8_t, fine)[i] = read;
     if (!read) continue;
     memcpy(PG_AT(uint8_t, out) + (size_t)i * bytes, PG_AT(uint8_t, one), bytes);
     pg_release(one);
   }
+  status = pg_unless_stopped(PG_OK);
+  if (status) return pg_release(out), pg_release(fine), status;
   *images = out, *whole = fine;
   return PG_OK;
 }

@@ -126,11 +126,14 @@ int pg_preprocess_images(const pg_preprocess *p, pg_tensor *images, pg_tensor **
   int status = pg_new(PG_FLOAT32, PG_CPU, 4, (int64_t[]){n, 3, plan.rows, plan.columns}, &result);
   bool failed = false;
 #pragma omp parallel for schedule(static) reduction(|| : failed) if (n > 1)
-  for (int64_t i = 0; i < (status ? 0 : n); i++)
+  for (int64_t i = 0; i < (status ? 0 : n); i++) {
+    if (pg_stopping()) continue;
     failed = apply(p, &plan, PG_AT(uint8_t, src) + i * h * w * 3,
                    PG_AT(float, result) + i * 3 * plan.rows * plan.columns) != PG_OK ||
              failed;
+  }
   if (failed) status = pg_fail(PG_ERR_MEMORY, "preprocess: out of memory");
+  status = pg_unless_stopped(status);
   pg_release(src);
   if (status && result) pg_release(result);
   return status ? status : (*out = result, PG_OK);
@@ -184,6 +187,7 @@ int pg_preprocess_files(const pg_preprocess *p, const char *const *paths, int64_
   char reason[1024];
 #pragma omp parallel for schedule(dynamic, 1) firstprivate(first)
   for (int64_t i = 0; i < n; i++) {
+    if (pg_stopping()) continue;
     int status = fill(p, paths[i], &first, rows, columns, PG_AT(float, result) + i * 3 * rows * columns);
     if (!status) continue;
 #pragma omp critical(preprocess)
@@ -192,7 +196,8 @@ int pg_preprocess_files(const pg_preprocess *p, const char *const *paths, int64_
       snprintf(reason, sizeof reason, "%s", pg_last_error());
     }
   }
-  if (!code) return *out = result, PG_OK;
-  pg_release(result);
-  return pg_fail(code, "%s", reason);
+  int status = code ? pg_fail(code, "%s", reason) : PG_OK;
+  status = pg_unless_stopped(status);
+  if (status) pg_release(result);
+  return status ? status : (*out = result, PG_OK);
 }

@@ -18,7 +18,11 @@ static int read_all(gzFile f, const char *path, int64_t most, pg_tensor **out) {
     }
     got = gzread(f, data + bytes, PIECE);
     if (got > 0) bytes += got;
-  } while (got > 0 && bytes <= most);
+  } while (got > 0 && bytes <= most && !pg_stopping());
+  if ((status = pg_unless_stopped(PG_OK))) {
+    free(data);
+    return status;
+  }
   if (got < 0)
     status = pg_fail(PG_ERR_FILE, "%s: truncated or damaged: its gzip stream cannot be unpacked", path);
   else if (bytes > most)

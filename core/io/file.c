@@ -19,8 +19,8 @@ FILE *pg_file_open(const char *path, int64_t *bytes) {
 
 /* write(2) may take less than it was given, and a signal may interrupt it. */
 static bool write_all(int fd, const char *data, int64_t bytes) {
-  while (bytes > 0) {
-    ssize_t done = write(fd, data, (size_t)PG_MIN(bytes, (int64_t)1 << 30));
+  while (bytes > 0 && !pg_stopping()) {
+    ssize_t done = write(fd, data, (size_t)PG_MIN(bytes, (int64_t)1 << 24));
     if (done < 0 && errno == EINTR) continue;
     if (done < 0) return false;
     data += done;
@@ -40,11 +40,13 @@ int pg_file_write(const char *path, int32_t n, const void *const *parts, const i
   if (fd < 0) return pg_fail(PG_ERR_FILE, "cannot write %s: %s", path, strerror(errno));
   bool ok = true;
   for (int32_t i = 0; ok && i < n; i++) ok = write_all(fd, parts[i], bytes[i]);
-  ok = ok && !fsync(fd);
+  int stopped = pg_unless_stopped(PG_OK);
+  ok = ok && !stopped && !fsync(fd);
   int reason = errno;
   if (close(fd) && ok) ok = false, reason = errno;
   if (ok && rename(temporary, path)) ok = false, reason = errno;
   if (ok) return PG_OK;
   unlink(temporary);
+  if (stopped) return stopped;
   return pg_fail(PG_ERR_FILE, "cannot write %s: %s", path, strerror(reason));
 }

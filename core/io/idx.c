@@ -9,6 +9,7 @@ static const int64_t MOST_EXPANSION = 1032;
 
 static bool read_exactly(gzFile f, uint8_t *dst, int64_t bytes) {
   while (bytes > 0) {
+    if (pg_stopping()) return false;
     int got = gzread(f, dst, (unsigned)PG_MIN(bytes, (int64_t)1 << 20));
     if (got <= 0) return false;
     dst += got;
@@ -61,7 +62,7 @@ int pg_idx_load(const char *path, pg_tensor **out) {
   fclose(plain);
   gzFile f = gzopen(path, "rb");
   if (!f) return pg_fail(PG_ERR_FILE, "cannot read %s: %s", path, strerror(errno));
-  int status = idx_read(f, path, bytes, out);
+  int status = pg_unless_stopped(idx_read(f, path, bytes, out));
   bool cut = gzclose(f) == Z_BUF_ERROR; /* gzip's trailer is missing */
   if (status || !cut) return status;
   pg_release(*out);

@@ -68,6 +68,8 @@ typedef struct pg_picture {
 
 /* The file's picture, by its first bytes and not its name. */
 int pg_picture_load(pg_picture *p);
+/* pg_image_load_reduced on any thread: whether it was stopped is for the caller to ask. */
+int pg_picture_reduced(const char *path, int64_t size, pg_tensor **out);
 /* The picture has `rows` rows of `row` pixels, which the reader then gives one by one, from the top. */
 int pg_picture_begin(pg_picture *p, int64_t rows, int64_t row);
 void pg_picture_row(pg_picture *p, int64_t y, const uint8_t *rgb);

@@ -57,19 +57,21 @@ static int inflate_some(source *s, uint8_t *dst, int64_t room, int64_t *got) {
 }
 
 static int take(source *s, void *dst, int64_t bytes) {
+  enum { PIECE = 1 << 24 }; /* bytes between two looks at whether to stop */
   if (bytes > s->promise) return cut(s);
   s->promise -= bytes;
-  if (!s->packed) {
-    s->left -= bytes;
-    return (int64_t)fread(dst, 1, (size_t)bytes, s->f) < bytes ? cut(s) : PG_OK;
-  }
-  for (uint8_t *to = dst; bytes > 0;) {
-    int64_t got;
-    int code = inflate_some(s, to, bytes, &got);
+  for (uint8_t *to = dst; bytes > 0 && !pg_stopping();) {
+    int64_t got, most = PG_MIN(bytes, (int64_t)PIECE);
+    if (s->packed) {
+      int code = inflate_some(s, to, most, &got);
+      if (code != Z_OK && !(code == Z_STREAM_END && got == bytes)) return cut(s);
+    } else {
+      got = (int64_t)fread(to, 1, (size_t)most, s->f), s->left -= got;
+      if (got < most) return cut(s);
+    }
     to += got, bytes -= got;
-    if (code != Z_OK && !(code == Z_STREAM_END && !bytes)) return cut(s);
   }
-  return PG_OK;
+  return pg_unless_stopped(PG_OK);
 }
 
 /* Inflates what is left: zlib compares its checksum at the end. */
@@ -77,7 +79,8 @@ static int finish(source *s) {
   uint8_t waste[512];
   int64_t got;
   int code = s->packed ? Z_OK : Z_STREAM_END;
-  while (code == Z_OK) code = inflate_some(s, waste, sizeof waste, &got);
+  while (code == Z_OK && !pg_stopping()) code = inflate_some(s, waste, sizeof waste, &got);
+  PG_TRY(pg_unless_stopped(PG_OK));
   return code == Z_STREAM_END ? PG_OK : cut(s);
 }
 

@@ -89,9 +89,10 @@ static int read_header(pg_source *s, const char *label, int64_t bytes, header *h
   return status;
 }
 
-/* The error of this thread, with a name before it. */
-static int named(const char *label) {
+/* The error of this thread, with a name before it; where a stop came is chance. */
+static int named(int status, const char *label) {
   char text[1024];
+  if (!status || status == PG_ERR_INTERRUPTED) return status;
   snprintf(text, sizeof text, "%s", pg_last_error());
   return pg_fail(PG_ERR_FILE, "%s: %s", label, text);
 }
@@ -112,7 +113,7 @@ int pg_npy_from(pg_source *s, const char *label, int64_t bytes, pg_tensor **out)
                    (long long)(bytes - start));
   pg_tensor *t, *view;
   PG_TRY(pg_new(pg_kind_dtype(h.kind), PG_CPU, h.ndim, h.fortran ? reversed : h.shape, &t));
-  int status = pg_values_from(s, start, h.kind, t) ? named(label) : PG_OK;
+  int status = named(pg_values_from(s, start, h.kind, t), label);
   if (!status && h.fortran) { /* the file's first dimension runs fastest: read reversed, then turn round */
     for (int32_t i = 0; i < h.ndim; i++) stride[i] = t->stride[h.ndim - 1 - i];
     status = pg_view(t, h.ndim, h.shape, stride, 0, &view);

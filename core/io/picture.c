@@ -71,7 +71,7 @@ int pg_image_load(const char *path, pg_tensor **out) {
   return *out = p.pixels, PG_OK;
 }
 
-int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out) {
+int pg_picture_reduced(const char *path, int64_t size, pg_tensor **out) {
   if (size < 1 || size > PG_PICTURE_MOST_REDUCED)
     return pg_fail(PG_ERR_ARGUMENT, "%s: the reduced size must be within 1..%d, got %lld", path,
                    PG_PICTURE_MOST_REDUCED, (long long)size);
@@ -101,6 +101,10 @@ int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out) {
   pg_release(p.pixels);
   if (status && t) pg_release(t);
   return status ? status : (*out = t, PG_OK);
+}
+
+int pg_image_load_reduced(const char *path, int64_t size, pg_tensor **out) {
+  return pg_unless_stopped(pg_picture_reduced(path, size, out));
 }
 
 int pg_picture_check(const char *path, const pg_tensor *t, int64_t most_side) {

@@ -68,6 +68,8 @@ static int decode(reader *r) {
   if (!r->rgba) return pg_fail(PG_ERR_MEMORY, "%s: out of memory", p->path);
   if (passes == 1) {
     for (int64_t y = 0; y < p->h; y++) {
+      /* A whole picture takes a moment, and may be read by a thread whose caller was not stopped. */
+      if (p->size && pg_stopping()) return pg_fail(PG_ERR_INTERRUPTED, "interrupted");
       png_read_row(r->png, r->rgba, NULL);
       take_row(r, y, r->rgba);
     }

@@ -105,7 +105,7 @@ int pg_values_from(pg_source *s, int64_t at, int32_t kind, pg_tensor *t) {
   for (int64_t i = 0; i < n; i += PIECE) {
     int64_t raw[PIECE], count = PG_MIN(PIECE, n - i), took = count;
     char *dst = (char *)pg_data(t) + i * (int64_t)pg_dtype_bytes[t->dtype];
-    if (good < i) continue; /* what comes after a failure is lost too */
+    if (good < i || pg_stopping()) continue; /* what comes after a failure is lost too */
     int reason = s->read(s, at + i * bytes, kind < PG_DTYPES ? (void *)dst : raw, count * bytes);
     if (reason) {
       took = 0;
@@ -117,6 +117,7 @@ int pg_values_from(pg_source *s, int64_t at, int32_t kind, pg_tensor *t) {
     if (took < count) good = PG_MIN(good, i + took);
   }
   t->storage->version++;
+  PG_TRY(pg_unless_stopped(PG_OK));
   if (failure == PG_SOURCE_ENDS) return pg_fail(PG_ERR_FILE, "its values end early: the file shrank or is damaged");
   if (failure == PG_SOURCE_DAMAGED) return pg_fail(PG_ERR_FILE, "its compressed values are damaged");
   if (failure) return pg_fail(PG_ERR_FILE, "its values cannot be read: %s", strerror(failure));
@@ -182,6 +183,7 @@ int pg_values_pack(pg_tensor *t, int32_t kind, pg_tensor **out) {
   if (status) return pg_release(flat), status;
 #pragma omp parallel for schedule(static) if (n > PIECE)
   for (int64_t i = 0; i < n; i += PIECE) {
+    if (pg_stopping()) continue;
     uint32_t single[PIECE];
     const uint32_t *src = single;
     int64_t count = PG_MIN(PIECE, n - i);
@@ -196,5 +198,7 @@ int pg_values_pack(pg_tensor *t, int32_t kind, pg_tensor **out) {
       to_bfloat16(count, src, dst);
   }
   pg_release(flat);
-  return PG_OK;
+  status = pg_unless_stopped(PG_OK);
+  if (status) pg_release(*out), *out = NULL;
+  return status;
 }

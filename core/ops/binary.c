@@ -129,7 +129,7 @@ static int sum_and_release(pg_tensor *wide, pg_tensor *to) {
 }
 
 static int sum_or_copy(const pg_tensor *wide, pg_tensor *to) {
-  return pg_same_shape(wide, to) ? pg_copy(to, wide) : pg_sum_to(wide, to);
+  return pg_same_shape(wide, to) ? pg_copy_new(to, wide) : pg_sum_to(wide, to);
 }
 
 #define REALS_FILE "ops/binary.c"

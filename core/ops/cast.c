@@ -2,8 +2,8 @@
 #include "../op.h"
 
 static int copy_shape(pg_call *c) { return pg_out_like(c, 0, c->in[0]); }
-static int copy_forward(pg_call *c) { return pg_copy(c->out[0], c->in[0]); }
-static int copy_backward(pg_call *c) { return pg_copy(c->grad_in[0], c->grad_out[0]); }
+static int copy_forward(pg_call *c) { return pg_copy_new(c->out[0], c->in[0]); }
+static int copy_backward(pg_call *c) { return pg_copy_new(c->grad_in[0], c->grad_out[0]); }
 static int to_shape(pg_call *c) { return pg_out(c, 0, (int32_t)c->p[0].ints[0], c->in[0]->ndim, c->in[0]->shape); }
 
 static int contiguous_view(pg_call *c) { /* the same tensor when it is in order already */

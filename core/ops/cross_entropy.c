@@ -32,7 +32,8 @@ static int K(cross_entropy_forward)(pg_call *c) {
   double *loss = pg_scratch_alloc(bytes), total = 0;
   if (!loss) return pg_fail(PG_ERR_MEMORY, "cross_entropy: out of memory");
 #pragma omp parallel for schedule(static) if (rows * n > 32768)
-  for (int64_t r = 0; r < rows; r++) loss[r] = K(entropy_row)(n, z + r * n, label[r], s, lse + r);
+  for (int64_t r = 0; r < rows; r++)
+    if (!pg_stopping()) loss[r] = K(entropy_row)(n, z + r * n, label[r], s, lse + r);
   for (int64_t r = 0; r < rows; r++) total += loss[r]; /* in order: the same bits whatever the threads */
   pg_scratch_free(loss, bytes);
   *PG_AT(real, c->out[0]) = (real)(total / (double)rows);
@@ -45,7 +46,8 @@ static int K(cross_entropy_backward)(pg_call *c) {
   const int32_t *label = PG_AT(int32_t, c->in[1]);
   real *dz = PG_AT(real, c->grad_in[0]), scale = *PG_AT(real, c->grad_out[0]) / (real)rows;
 #pragma omp parallel for schedule(static) if (rows * n > 32768)
-  for (int64_t r = 0; r < rows; r++) K(entropy_row_grad)(n, z + r * n, label[r], s, lse[r], scale, dz + r * n);
+  for (int64_t r = 0; r < rows; r++)
+    if (!pg_stopping()) K(entropy_row_grad)(n, z + r * n, label[r], s, lse[r], scale, dz + r * n);
   return PG_OK;
 }
 

@@ -2,15 +2,20 @@
  * keeping a mask: number i of the call's own stretch of the generator decides element i. */
 #ifdef REAL
 
+enum { K(PIECE) = 8192 }; /* elements that one thread takes at a time */
+
 static int K(dropout_apply)(pg_call *c, const pg_tensor *from, pg_tensor *to) {
   double p = c->p[0].num;
   bool active = c->p[1].ints[0] && p > 0;
   const real *x = PG_AT(real, from);
   real *y = PG_AT(real, to), scale = p < 1 ? (real)(1 / (1 - p)) : 0;
   int64_t n = pg_numel(from);
-#pragma omp parallel for schedule(static) if (n > 16384)
-  for (int64_t i = 0; i < n; i++)
-    y[i] = !active ? x[i] : (double)pg_uniform(c->seed, c->offset + (uint64_t)i) >= p ? x[i] * scale : 0;
+#pragma omp parallel for schedule(static) if (n > 2 * K(PIECE))
+  for (int64_t begin = 0; begin < n; begin += K(PIECE)) {
+    if (pg_stopping()) continue;
+    for (int64_t i = begin; i < PG_MIN(begin + K(PIECE), n); i++)
+      y[i] = !active ? x[i] : (double)pg_uniform(c->seed, c->offset + (uint64_t)i) >= p ? x[i] * scale : 0;
+  }
   return PG_OK;
 }
 

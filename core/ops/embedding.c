@@ -9,7 +9,7 @@ static int K(embedding_backward)(pg_call *c) {
   int64_t count = pg_numel(c->in[1]), width = dw->shape[1], columns = pg_columns(1, width);
   const int32_t *at = PG_AT(int32_t, c->in[1]);
   const real *g = PG_AT(real, c->grad_out[0]);
-  PG_TRY(pg_fill(dw, 0));
+  PG_TRY(pg_fill_new(dw, 0));
 #pragma omp parallel for schedule(static) if (width > columns && count * width > 32768)
   for (int64_t begin = 0; begin < width; begin += columns) {
     int64_t end = PG_MIN(begin + columns, width);
@@ -33,7 +33,8 @@ static int embedding_forward(pg_call *c) {
   char *y = pg_data(c->out[0]);
   const int32_t *at = PG_AT(int32_t, c->in[1]);
 #pragma omp parallel for schedule(static) if (count * (int64_t)bytes > 65536)
-  for (int64_t i = 0; i < count; i++) memcpy(y + (size_t)i * bytes, weight + (size_t)at[i] * bytes, bytes);
+  for (int64_t i = 0; i < count; i++)
+    if (!pg_stopping()) memcpy(y + (size_t)i * bytes, weight + (size_t)at[i] * bytes, bytes);
   return PG_OK;
 }
 

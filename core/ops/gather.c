@@ -13,6 +13,7 @@ static void K(add_at)(const plan *p, const int32_t *index, const real *from, rea
           tasks = p->outer * blocks;
 #pragma omp parallel for schedule(static) if (tasks > 1 && p->outer * p->m * p->inner > 32768)
   for (int64_t t = 0; t < tasks; t++) {
+    if (pg_stopping()) continue;
     int64_t o = t / blocks, begin = t % blocks * columns, end = PG_MIN(begin + columns, p->inner);
     for (int64_t i = 0; i < p->m; i++)
       for (int64_t k = begin; k < end; k++) {
@@ -25,7 +26,7 @@ static void K(add_at)(const plan *p, const int32_t *index, const real *from, rea
 static int K(gather_backward)(pg_call *c) {
   plan p;
   PG_TRY(make_plan(c, &p));
-  PG_TRY(pg_fill(c->grad_in[0], 0));
+  PG_TRY(pg_fill_new(c->grad_in[0], 0));
   K(add_at)(&p, PG_AT(int32_t, c->in[1]), PG_AT(real, c->grad_out[0]), PG_AT(real, c->grad_in[0]));
   return PG_OK;
 }
@@ -33,7 +34,7 @@ static int K(gather_backward)(pg_call *c) {
 static int K(scatter_add_forward)(pg_call *c) {
   plan p;
   PG_TRY(make_plan(c, &p));
-  PG_TRY(pg_copy(c->out[0], c->in[0]));
+  PG_TRY(pg_copy_new(c->out[0], c->in[0]));
   K(add_at)(&p, PG_AT(int32_t, c->in[1]), PG_AT(real, c->in[2]), PG_AT(real, c->out[0]));
   return PG_OK;
 }
@@ -45,10 +46,18 @@ static int K(scatter_add_forward)(pg_call *c) {
 #include "../reals.h"
 
 #define PICK(type)                                                                                                     \
-  _Pragma("omp parallel for collapse(2) schedule(static) if (p.outer * p.m * p.inner > 32768)") for (                  \
-      int64_t o = 0; o < p.outer; o++) for (int64_t i = 0; i < p.m; i++) for (int64_t k = 0; k < p.inner; k++) {       \
-    int64_t at = (o * p.m + i) * p.inner + k;                                                                          \
-    PG_AT(type, to)[at] = PG_AT(type, x)[(o * p.n + index[at]) * p.inner + k];                                         \
+  _Pragma(                                                                                                             \
+      "omp parallel for collapse(2) schedule(static) if (p.outer * p.m * p.inner > 32768)") for (int64_t o = 0;        \
+                                                                                                 o < p.outer;          \
+                                                                                                 o++) for (int64_t i = \
+                                                                                                               0;      \
+                                                                                                           i < p.m;    \
+                                                                                                           i++) {      \
+    if (pg_stopping()) continue;                                                                                       \
+    for (int64_t k = 0; k < p.inner; k++) {                                                                            \
+      int64_t at = (o * p.m + i) * p.inner + k;                                                                        \
+      PG_AT(type, to)[at] = PG_AT(type, x)[(o * p.n + index[at]) * p.inner + k];                                       \
+    }                                                                                                                  \
   }                                                                                                                    \
   break;
 
@@ -68,7 +77,7 @@ static int pick(pg_call *c, const pg_tensor *x, pg_tensor *to) {
 static int gather_forward(pg_call *c) { return pick(c, c->in[0], c->out[0]); }
 
 static int scatter_add_backward(pg_call *c) {
-  if (c->grad_in[0]) PG_TRY(pg_copy(c->grad_in[0], c->grad_out[0]));
+  if (c->grad_in[0]) PG_TRY(pg_copy_new(c->grad_in[0], c->grad_out[0]));
   return c->grad_in[2] ? pick(c, c->grad_out[0], c->grad_in[2]) : PG_OK;
 }
 

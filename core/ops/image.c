@@ -19,7 +19,7 @@ static int normalize_image_forward(pg_call *c) {
   float *y = PG_AT(float, c->out[0]);
 #pragma omp parallel for schedule(static) if (n > 1)
   for (int64_t i = 0; i < n; i++)
-    for (int64_t k = 0; k < channels; k++) {
+    for (int64_t k = 0; k < channels && !pg_stopping(); k++) {
       float scale = 1 / (255 * std[k]), shift = -mean[k] / std[k];
       for (int64_t p = 0; p < pixels; p++)
         y[(i * channels + k) * pixels + p] = x[(i * pixels + p) * channels + k] * scale + shift;

@@ -9,7 +9,7 @@ static int K(index_backward)(pg_call *c) {
   int64_t outer, n, inner, count = pg_numel(c->in[1]);
   pg_tensor *dx = c->grad_in[0];
   PG_TRY(pg_dim(c, dx, c->p[0].ints[0], &dim));
-  PG_TRY(pg_fill(dx, 0));
+  PG_TRY(pg_fill_new(dx, 0));
   pg_around(dx, dim, &outer, &n, &inner);
   const int32_t *at = PG_AT(int32_t, c->in[1]);
   const real *g = PG_AT(real, c->grad_out[0]);
@@ -17,6 +17,7 @@ static int K(index_backward)(pg_call *c) {
   int64_t columns = pg_columns(outer, inner), blocks = (inner + columns - 1) / columns, tasks = outer * blocks;
 #pragma omp parallel for schedule(static) if (tasks > 1 && outer * count * inner > 32768)
   for (int64_t t = 0; t < tasks; t++) {
+    if (pg_stopping()) continue;
     int64_t o = t / blocks, begin = t % blocks * columns, end = PG_MIN(begin + columns, inner);
     for (int64_t i = 0; i < count; i++) {
       real *row = to + (o * n + at[i]) * inner;
@@ -43,7 +44,7 @@ static int index_forward(pg_call *c) {
   const int32_t *at = PG_AT(int32_t, c->in[1]);
 #pragma omp parallel for schedule(static) if (outer * count * (int64_t)bytes > 65536)
   for (int64_t r = 0; r < outer * count; r++)
-    memcpy(y + (size_t)r * bytes, x + (size_t)(r / count * n + at[r % count]) * bytes, bytes);
+    if (!pg_stopping()) memcpy(y + (size_t)r * bytes, x + (size_t)(r / count * n + at[r % count]) * bytes, bytes);
   return PG_OK;
 }
 

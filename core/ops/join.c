@@ -12,7 +12,7 @@ static int cat_pieces(const pg_call *c, pg_tensor *whole, pg_tensor **parts, boo
     if (!parts[i]) continue;
     shape[dim] = c->in[i]->shape[dim];
     PG_TRY(pg_view(whole, whole->ndim, shape, whole->stride, whole->offset + start * whole->stride[dim], &view));
-    int status = into_whole ? pg_copy(view, parts[i]) : pg_copy(parts[i], view);
+    int status = into_whole ? pg_copy_new(view, parts[i]) : pg_copy_new(parts[i], view);
     pg_release(view);
     PG_TRY(status);
   }
@@ -78,7 +78,7 @@ static int stack_pieces(const pg_call *c, pg_tensor *whole, pg_tensor **parts, b
     pg_tensor *view;
     if (!parts[i]) continue;
     PG_TRY(pg_view(whole, whole->ndim - 1, parts[i]->shape, stride, whole->offset + i * whole->stride[dim], &view));
-    int status = into_whole ? pg_copy(view, parts[i]) : pg_copy(parts[i], view);
+    int status = into_whole ? pg_copy_new(view, parts[i]) : pg_copy_new(parts[i], view);
     pg_release(view);
     PG_TRY(status);
   }

@@ -40,7 +40,8 @@ static int K(layer_norm_forward)(pg_call *c) {
   const real *b = c->in[2] ? PG_AT(real, c->in[2]) : NULL;
   real *y = PG_AT(real, c->out[0]), *mean = PG_AT(real, c->out[1]), *rstd = PG_AT(real, c->out[2]);
 #pragma omp parallel for schedule(static) if (rows * n > 16384)
-  for (int64_t r = 0; r < rows; r++) K(norm_row)(n, x + r * n, w, b, (real)c->p[0].num, y + r * n, mean + r, rstd + r);
+  for (int64_t r = 0; r < rows; r++)
+    if (!pg_stopping()) K(norm_row)(n, x + r * n, w, b, (real)c->p[0].num, y + r * n, mean + r, rstd + r);
   return PG_OK;
 }
 
@@ -57,6 +58,7 @@ static int K(layer_norm_backward)(pg_call *c) {
   if ((dw || db) && !part) return pg_fail(PG_ERR_MEMORY, "layer_norm: out of memory");
 #pragma omp parallel for schedule(static) if (rows * n > 16384)
   for (int64_t k = 0; k < blocks; k++) {
+    if (pg_stopping()) continue;
     real *sums = part ? part + k * 2 * n : NULL;
     if (sums) memset(sums, 0, sizeof(real) * 2 * (size_t)n);
     for (int64_t r = k * BLOCK; r < PG_MIN((k + 1) * BLOCK, rows); r++) {

@@ -18,7 +18,8 @@ static int K(linear_forward)(pg_call *c) {
 #endif
   if (b) {
 #pragma omp parallel for schedule(static) if (rows * out > 32768)
-    for (int64_t r = 0; r < rows; r++) memcpy(y + r * out, b, sizeof(real) * (size_t)out);
+    for (int64_t r = 0; r < rows; r++)
+      if (!pg_stopping()) memcpy(y + r * out, b, sizeof(real) * (size_t)out);
   }
   return K(pg_gemm)(0, 1, rows, out, in, 1, PG_AT(real, c->in[0]), in, PG_AT(real, c->in[1]), in, b ? 1 : 0, y, out);
 }
@@ -36,7 +37,8 @@ static int K(linear_backward)(pg_call *c) {
   memset(db, 0, sizeof(real) * (size_t)out);
 #pragma omp parallel for schedule(static) if (rows * out > 32768)
   for (int64_t from = 0; from < out; from += BLOCK) /* each thread its own columns: the order of the sum is fixed */
-    for (int64_t r = 0; r < rows; r++) K(add_row)(PG_MIN(BLOCK, out - from), dy + r * out + from, db + from);
+    for (int64_t r = 0; r < rows && !pg_stopping(); r++)
+      K(add_row)(PG_MIN(BLOCK, out - from), dy + r * out + from, db + from);
   return PG_OK;
 }
 

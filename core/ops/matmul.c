@@ -36,9 +36,9 @@ static int K(matmul_backward)(pg_call *c) {
   int status = pg_view(g, 3, shape, stride, g->offset, &flat);
   if (status) return plan_free(&s), status;
   int64_t *at_g = s.at_g;
-  if (c->grad_in[0] && !(status = pg_fill(c->grad_in[0], 0)))
+  if (c->grad_in[0] && !(status = pg_fill_new(c->grad_in[0], 0)))
     status = K(product)(&s, flat, s.b, PG_AT(real, c->grad_in[0]), false, true, s.m, s.k, s.n, at_g, s.at_b, s.to_a);
-  if (c->grad_in[1] && !status && !(status = pg_fill(c->grad_in[1], 0)))
+  if (c->grad_in[1] && !status && !(status = pg_fill_new(c->grad_in[1], 0)))
     status = K(product)(&s, s.a, flat, PG_AT(real, c->grad_in[1]), true, false, s.k, s.n, s.m, s.at_a, at_g, s.to_b);
   pg_release(flat);
   return plan_free(&s), status;

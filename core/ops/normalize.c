@@ -58,6 +58,7 @@ static int K(normalize_forward)(pg_call *c) {
   real *y = PG_AT(real, c->out[0]), *length = PG_AT(real, c->out[1]);
 #pragma omp parallel for schedule(static) if (l.outer * l.n * l.inner > 16384)
   for (int64_t t = 0; t < l.outer * l.blocks; t++) {
+    if (pg_stopping()) continue;
     int64_t o = t / l.blocks, k = t % l.blocks * K(LINES), at = o * l.n * l.inner + k, line = o * l.inner + k;
     if (l.inner == 1)
       K(normalize_line)(l.n, x + at, eps, y + at, length + line);
@@ -73,6 +74,7 @@ static int K(normalize_backward)(pg_call *c) {
   real *dx = PG_AT(real, c->grad_in[0]), eps = (real)c->p[EPS].num;
 #pragma omp parallel for schedule(static) if (l.outer * l.n * l.inner > 16384)
   for (int64_t t = 0; t < l.outer * l.blocks; t++) {
+    if (pg_stopping()) continue;
     int64_t o = t / l.blocks, k = t % l.blocks * K(LINES), at = o * l.n * l.inner + k, line = o * l.inner + k;
     if (l.inner == 1)
       K(normalize_line_back)(l.n, y + at, dy + at, length[line], eps, dx + at);

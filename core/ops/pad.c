@@ -10,9 +10,9 @@ static int inner_part(const pg_call *c, pg_tensor *whole, const pg_tensor *x, pg
 
 static int pad_forward(pg_call *c) {
   pg_tensor *view;
-  PG_TRY(pg_fill(c->out[0], c->p[1].num));
+  PG_TRY(pg_fill_new(c->out[0], c->p[1].num));
   PG_TRY(inner_part(c, c->out[0], c->in[0], &view));
-  int status = pg_copy(view, c->in[0]);
+  int status = pg_copy_new(view, c->in[0]);
   pg_release(view);
   return status;
 }
@@ -20,7 +20,7 @@ static int pad_forward(pg_call *c) {
 static int pad_backward(pg_call *c) {
   pg_tensor *view;
   PG_TRY(inner_part(c, c->grad_out[0], c->grad_in[0], &view));
-  int status = pg_copy(c->grad_in[0], view);
+  int status = pg_copy_new(c->grad_in[0], view);
   pg_release(view);
   return status;
 }

@@ -48,7 +48,7 @@ static int K(proxy_pool_forward)(pg_call *c) {
 static int K(proxy_pool_backward)(pg_call *c) {
   int64_t b = c->in[0]->shape[0], n = c->in[0]->shape[1], p = c->in[0]->shape[2], d = c->in[2]->shape[1];
   const real *pi = PG_AT(real, c->out[1]), *dp = PG_AT(real, c->grad_out[0]), *x = PG_AT(real, c->in[2]);
-  if (c->grad_in[1]) PG_TRY(pg_fill(c->grad_in[1], 0));
+  if (c->grad_in[1]) PG_TRY(pg_fill_new(c->grad_in[1], 0));
   if (c->grad_in[2]) PG_TRY(K(pg_gemm)(1, 0, n, d, b * p, 1, pi, n, dp, d, 0, PG_AT(real, c->grad_in[2]), d));
   if (!c->grad_in[0]) return PG_OK;
   real *dl = PG_AT(real, c->grad_in[0]), *upstream = PG_AT(real, c->grad_out[1]);

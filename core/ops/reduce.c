@@ -14,6 +14,7 @@
 #define ROWS(...)                                                                                                      \
   _Pragma("omp parallel for schedule(static) if (s.rows > 1 && s.rows * s.n > 16384)") for (int64_t r = 0; r < s.rows; \
                                                                                             r++) {                     \
+    if (pg_stopping()) continue;                                                                                       \
     const real *x = flat + r * s.n;                                                                                    \
     __VA_ARGS__                                                                                                        \
   }
@@ -209,7 +210,7 @@ static int gather_rows(const pg_call *c, split *s, pg_tensor **out) {
 static int scatter_rows(const pg_call *c, const split *s, const pg_tensor *rows) {
   pg_tensor *view;
   PG_TRY(ordered_view(c->grad_in[0], s, &view));
-  int status = pg_copy(view, rows);
+  int status = pg_copy_new(view, rows);
   pg_release(view);
   return status;
 }
@@ -273,6 +274,7 @@ static int index_shape(pg_call *c) {
     PG_TRY(gather_rows(c, &s, &held));                                                                                 \
     _Pragma("omp parallel for schedule(static) reduction(&& : fits) if (s.rows > 1 && s.rows * s.n > 16384)") for (    \
         int64_t r = 0; r < s.rows; r++) {                                                                              \
+      if (pg_stopping()) continue;                                                                                     \
       const type *x = PG_AT(type, held) + r * s.n;                                                                     \
       int64_t sum = 0, at = 0;                                                                                         \
       switch (what) {                                                                                                  \

@@ -100,7 +100,7 @@ static int resize_forward(pg_call *c) {
   size_t bytes = (size_t)PG_MAX(down.in * narrow, 1);
   uint8_t *middle = two ? pg_scratch_alloc(bytes) : NULL; /* (H, new W, C) of one picture */
   if (two && !middle) status = pg_fail(PG_ERR_MEMORY, "resize: out of memory");
-  for (int64_t n = 0; !status && n < images; n++) {
+  for (int64_t n = 0; !status && n < images && !pg_stopping(); n++) {
     const uint8_t *source = PG_AT(uint8_t, x) + n * down.in * wide;
     uint8_t *y = PG_AT(uint8_t, c->out[0]) + n * down.out * narrow, *rows = two ? middle : y;
     if (across.weight) {
@@ -158,9 +158,9 @@ static int crop_view(pg_call *c) {
 static int crop_backward(pg_call *c) { /* grad_out, in a frame of zeros */
   pg_tensor *source[1] = {c->grad_in[0]};
   pg_call again = {.op = c->op, .n_in = 1, .in = source, .p = c->p, .n_out = 1};
-  PG_TRY(pg_fill(c->grad_in[0], 0));
+  PG_TRY(pg_fill_new(c->grad_in[0], 0));
   PG_TRY(crop_view(&again));
-  int status = pg_copy(again.out[0], c->grad_out[0]);
+  int status = pg_copy_new(again.out[0], c->grad_out[0]);
   pg_release(again.out[0]);
   return status;
 }
@@ -215,6 +215,7 @@ static int flip_copy(pg_call *c, const pg_tensor *x, pg_tensor *y) {
   }
 #pragma omp parallel for schedule(static) if (outer > 1 && outer * n * inner > 32768)
   for (int64_t o = 0; o < outer; o++) {
+    if (pg_stopping()) continue;
     int64_t source = 0, rest = o, step = 1;
     for (int32_t d = last - 1; d >= 0; step *= x->shape[d--]) {
       int64_t i = rest % x->shape[d];

@@ -59,7 +59,8 @@ static int K(each_line)(pg_call *c, const pg_tensor *a, const pg_tensor *upstrea
   real *y = PG_AT(real, to);
   if (inner == 1) {
 #pragma omp parallel for schedule(static) if (outer > 1 && outer * n > 32768)
-    for (int64_t r = 0; r < outer; r++) line(n, x + r * n, dy ? dy + r * n : NULL, y + r * n);
+    for (int64_t r = 0; r < outer; r++)
+      if (!pg_stopping()) line(n, x + r * n, dy ? dy + r * n : NULL, y + r * n);
     return PG_OK;
   }
   /* a dimension in the middle: one line at a time, gathered into a thread's own three rows */
@@ -68,6 +69,7 @@ static int K(each_line)(pg_call *c, const pg_tensor *a, const pg_tensor *upstrea
   if (!scratch) return pg_fail(PG_ERR_MEMORY, "softmax: out of memory");
 #pragma omp parallel for schedule(static) if (outer * inner > 1 && outer * inner * n > 32768)
   for (int64_t r = 0; r < outer * inner; r++) {
+    if (pg_stopping()) continue;
     real *row = scratch + (int64_t)omp_get_thread_num() * 3 * n;
     int64_t at = r / inner * n * inner + r % inner;
     for (int64_t i = 0; i < n; i++) row[i] = x[at + i * inner], row[2 * n + i] = dy ? dy[at + i * inner] : 0;

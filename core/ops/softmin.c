@@ -103,6 +103,7 @@ static int K(softmin_backward)(pg_call *c) {
   for (int64_t k = 0; k < n + m - over; k++) o[k] = out[k] < INFINITY ? out[k] * scale : 0; /* no mass: all p are 0 */
 #pragma omp parallel for schedule(static) if (n > 1 && n * m > 32768)
   for (int64_t i = 0; i < n; i++) {
+    if (pg_stopping()) continue;
     real total = K(row_slopes)(m, across ? o : h, across ? h[i] : o[i], cost + i * m, scale, across ? dy : NULL,
                                across ? 0 : dy[i], each + i * m);
     if (across) sum[i] = total;
@@ -111,6 +112,7 @@ static int K(softmin_backward)(pg_call *c) {
     int64_t strip = pg_columns(1, m);
 #pragma omp parallel for schedule(static) if (m > strip && n * m > 32768)
     for (int64_t j0 = 0; j0 < m; j0 += strip) {
+      if (pg_stopping()) continue;
       for (int64_t j = j0; j < PG_MIN(j0 + strip, m); j++) sum[j] = 0;
       for (int64_t i = 0; i < n; i++)
         for (int64_t j = j0; j < PG_MIN(j0 + strip, m); j++) sum[j] += each[i * m + j];

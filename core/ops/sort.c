@@ -95,7 +95,7 @@ static int scatter_back(pg_call *c, int64_t dimension) {
   int32_t dim;
   int64_t outer, n, inner;
   PG_TRY(pg_dim(c, dx, dimension, &dim));
-  PG_TRY(pg_fill(dx, 0));
+  PG_TRY(pg_fill_new(dx, 0));
   pg_around(dx, dim, &outer, &n, &inner);
   const int32_t *index = PG_AT(int32_t, c->out[1]);
   for (int64_t o = 0, from = 0; o < outer; o++)

@@ -85,6 +85,7 @@ static int K(clamp_backward)(pg_call *c) {
     return PG_OK;                                                                                                      \
   }                                                                                                                    \
   _Pragma("omp parallel for schedule(static)") for (int64_t begin = 0; begin < total; begin += PIECE) {                \
+    if (pg_stopping()) continue;                                                                                       \
     int64_t length = PG_MIN(PIECE, total - begin);                                                                     \
     body;                                                                                                              \
   }                                                                                                                    \

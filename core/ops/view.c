@@ -8,9 +8,9 @@
 static int view_backward(pg_call *c) {
   pg_tensor *source[1] = {c->grad_in[0]};
   pg_call again = {.op = c->op, .n_in = 1, .in = source, .p = c->p, .n_out = 1};
-  PG_TRY(pg_fill(c->grad_in[0], 0));
+  PG_TRY(pg_fill_new(c->grad_in[0], 0));
   PG_TRY(c->op->view(&again));
-  int status = pg_copy(again.out[0], c->grad_out[0]);
+  int status = pg_copy_new(again.out[0], c->grad_out[0]);
   pg_release(again.out[0]);
   return status;
 }
@@ -55,7 +55,7 @@ static int reshape_backward(pg_call *c) {
   pg_tensor *same;
   PG_TRY(pg_view(c->grad_out[0], c->in[0]->ndim, c->grad_in[0]->shape, c->grad_in[0]->stride, c->grad_out[0]->offset,
                  &same));
-  int status = pg_copy(c->grad_in[0], same);
+  int status = pg_copy_new(c->grad_in[0], same);
   pg_release(same);
   return status;
 }

@@ -26,6 +26,12 @@ function call.check(status)
   util.raise(message)
 end
 
+--- For the package's own long loops, between pieces of their work: raises "interrupted" when Ctrl-C was pressed. LuaJIT
+-- compiles them, and what is compiled calls no hook.
+function call.heed()
+  if lib.pg_stop_flag()[0] ~= 0 then error("interrupted", 0) end
+end
+
 local tracked -- the innermost pg.scope's list of new handles
 
 --- Takes ownership of a handle that the core gave out.

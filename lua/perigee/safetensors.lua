@@ -162,7 +162,9 @@ local function read_file(path, look)
     if look then look(entries) end
     for _, e in ipairs(entries) do
       local t = tensor.empty(e.shape, { dtype = e.dtype })
-      if lib.pg_values_read(ffi.C.fileno(file), start + e.first, e.kind, t) ~= 0 then
+      local status = lib.pg_values_read(ffi.C.fileno(file), start + e.first, e.kind, t)
+      if status == lib.PG_ERR_INTERRUPTED then call.check(status) end
+      if status ~= 0 then
         util.fail(0, "%s: tensor '%s': %s", path, shown(e.name), ffi.string(lib.pg_last_error()))
       end
       tensors[e.name] = t
@@ -172,6 +174,7 @@ local function read_file(path, look)
   local ok, tensors, metadata = pcall(read)
   file:close()
   if ok then return tensors, metadata end
+  if tensors == "interrupted" then error(tensors, 0) end
   local reason = reason_of(tensors)
   util.raise(reason:find(path, 1, true) and reason or path .. ": " .. reason) -- out of memory knows no file
 end
@@ -255,6 +258,7 @@ function safetensors.load_sharded(path)
     end
     local ok, found, notes = pcall(read_file, folder .. shard, look)
     if not ok then
+      if found == "interrupted" then error(found, 0) end
       local reason, prefix = reason_of(found), folder .. shard .. ": "
       if reason:find(path .. ": ", 1, true) == 1 then util.raise(reason) end -- from look
       fail("is unreadable: %s", reason:find(prefix, 1, true) == 1 and reason:sub(#prefix + 1) or reason)

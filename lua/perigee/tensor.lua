@@ -11,6 +11,7 @@ local check, own, is_tensor = call.check, call.own, call.is_tensor
 local Out, Shape = ffi.typeof "pg_tensor *[1]", ffi.typeof "int64_t[?]"
 local DTYPE = { float32 = lib.PG_FLOAT32, float64 = lib.PG_FLOAT64, int32 = lib.PG_INT32, uint8 = lib.PG_UINT8 }
 local CTYPE = { float32 = "float", float64 = "double", int32 = "int32_t", uint8 = "uint8_t" }
+local PIECE = 4096 -- elements between two looks at whether Ctrl-C was pressed
 local DEVICE = { cpu = lib.PG_CPU, cuda = lib.PG_CUDA }
 
 local function code(kind, map, word)
@@ -61,7 +62,7 @@ end
 local function filled(where, value)
   return function(...)
     local t = empty(where, ...)
-    check(lib.pg_fill(t, value))
+    check(lib.pg_fill_new(t, value))
     return t
   end
 end
@@ -88,7 +89,7 @@ function tensor.full(sizes, value, options)
     call.describe(options))
   local t = empty("full", sizes, options or {})
   call.fits("full", value, lib.pg_dtype(t))
-  check(lib.pg_fill(t, value))
+  check(lib.pg_fill_new(t, value))
   return t
 end
 
@@ -129,7 +130,10 @@ function tensor.arange(first, last, step, options)
     for _, v in ipairs { first, first + step, first + (count - 1) * step } do call.fits("arange", v, lib.pg_dtype(t)) end
   end
   local data = t:data()
-  for i = 0, count - 1 do data[i] = first + i * step end
+  for begin = 0, count - 1, PIECE do
+    call.heed()
+    for i = begin, math.min(begin + PIECE, count) - 1 do data[i] = first + i * step end
+  end
   return options.device == "cpu" and t or t:to(options.device)
 end
 
@@ -140,7 +144,7 @@ end
 function tensor.eye(n, options)
   options = util.options("eye", options, { dtype = "float32", device = "cpu" })
   local t = empty("eye", { n, n }, { dtype = options.dtype })
-  check(lib.pg_fill(t, 0))
+  check(lib.pg_fill_new(t, 0))
   local data = t:data()
   for i = 0, n - 1 do data[i * (n + 1)] = 1 end
   return options.device == "cpu" and t or t:to(options.device)
@@ -265,7 +269,10 @@ function methods:totable()
       return tonumber(host[at - 1])
     end
     local list = {}
-    for i = 1, sizes[depth] do list[i] = take(depth + 1) end
+    for i = 1, sizes[depth] do
+      if i % PIECE == 1 then call.heed() end
+      list[i] = take(depth + 1)
+    end
     return list
   end
   return take(1)

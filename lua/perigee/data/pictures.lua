@@ -104,7 +104,9 @@ end
 -- Why a file could not be read.
 local function reason(file, size)
   local out = ffi.new "pg_tensor *[1]"
-  if lib.pg_image_load_reduced(file, size, out) == 0 then return file .. ": it changed while it was read" end
+  local status = lib.pg_image_load_reduced(file, size, out)
+  if status == lib.PG_ERR_INTERRUPTED then call.check(status) end
+  if status == 0 then return file .. ": it changed while it was read" end
   return ffi.string(lib.pg_last_error())
 end
 
