@@ -175,6 +175,11 @@ static int check_saved(const pg_node *n, const pg_saved *slot, const char *role,
                  n->op->info.name, role, name, (long long)slot->t->storage->version, (long long)slot->version);
 }
 
+static int check_leaf(const pg_tensor *leaf) {
+  if (!leaf || !leaf->grad || leaf->grad->storage) return PG_OK;
+  return pg_fail(PG_ERR_STATE, "backward: a .grad that it adds to was released by free(); set it to nil first");
+}
+
 static int check_node(const pg_node *n) {
   if (n->spent)
     return pg_fail(PG_ERR_STATE,
@@ -183,6 +188,7 @@ static int check_node(const pg_node *n) {
                    n->op->info.name);
   const pg_arg_info *info = n->op->info.inputs;
   for (int32_t i = 0; i < n->n_in; i++) {
+    PG_TRY(check_leaf(n->edges[i].leaf));
     PG_TRY(check_saved(n, &n->in[i], "input", info->name));
     if (!(info->flags & PG_LIST)) info++;
   }
@@ -262,7 +268,7 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
   pg_node **nodes = NULL;
   int64_t count = 0;
   if (t->node) PG_TRY(collect(t->node, &nodes, &count));
-  int status = PG_OK;
+  int status = check_leaf(t);
   for (int64_t i = 0; i < count && !status; i++) status = check_node(nodes[i]);
   pg_tensor *seed = NULL;
   if (!status && grad && t->node && pg_is_contiguous(grad)) { /* kernels only read it, and nothing is added to it */
@@ -319,8 +325,10 @@ int pg_set_grad(pg_tensor *t, pg_tensor *grad) {
   if (grad && (!pg_same_shape(t, grad) || grad->dtype != t->dtype))
     return pg_fail(PG_ERR_SHAPE, "grad: %s %s does not fit the tensor %s %s", pg_dtype_name(grad->dtype),
                    pg_shape_text(grad, a), pg_dtype_name(t->dtype), pg_shape_text(t, b));
-  pg_retain(grad);
+  pg_tensor *own = NULL; /* over the same memory: who frees the handle that was given frees no gradient */
+  if (grad) PG_TRY(pg_check_live(grad, "grad"));
+  if (grad) PG_TRY(pg_alias(grad, &own));
   pg_release(t->grad);
-  t->grad = grad;
+  t->grad = own;
   return PG_OK;
 }

@@ -42,6 +42,21 @@ function call.own(handle)
   return t
 end
 
+local function leave(outer, mine, ok, ...)
+  tracked = outer
+  local kept = {}
+  for i = 1, select("#", ...) do -- any of them may be nil
+    local result = select(i, ...)
+    if is_tensor(result) then kept[tonumber(ffi.cast("intptr_t", result))] = true end
+  end
+  for _, t in ipairs(mine) do
+    if not kept[tonumber(ffi.cast("intptr_t", t))] then lib.pg_free(t)
+    elseif outer then outer[#outer + 1] = t end
+  end
+  if not ok then error((...), 0) end
+  return ...
+end
+
 --- Runs fn; every tensor made meanwhile lets go of its memory at the end, but for those that fn returns. A tensor that
 -- fn keeps in a table or an upvalue is let go of too. Scopes nest.
 -- @param fn  a function without arguments
@@ -50,18 +65,7 @@ end
 function call.scope(fn)
   local outer, mine = tracked, {}
   tracked = mine
-  local results = { pcall(fn) }
-  tracked = outer
-  local kept = {}
-  for i = 2, #results do
-    if is_tensor(results[i]) then kept[tonumber(ffi.cast("intptr_t", results[i]))] = true end
-  end
-  for _, t in ipairs(mine) do
-    if not kept[tonumber(ffi.cast("intptr_t", t))] then lib.pg_free(t)
-    elseif outer then outer[#outer + 1] = t end
-  end
-  if not results[1] then error(results[2], 0) end
-  return unpack(results, 2)
+  return leave(outer, mine, pcall(fn))
 end
 
 --- What a message calls a value: never a screenful of a tensor.

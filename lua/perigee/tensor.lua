@@ -387,15 +387,17 @@ function methods:backward(options)
   check(lib.pg_backward(self, options.grad, options.retain and 1 or 0))
 end
 
+local function restore(before, ok, ...)
+  lib.pg_grad_enabled(before)
+  if not ok then error((...), 0) end
+  return ...
+end
+
 --- Runs fn(...) without recording; recording is restored even when fn raises.
 -- @param fn  a function; further arguments are passed to it
 -- @return what fn returns
 function tensor.no_grad(fn, ...)
-  local before = lib.pg_grad_enabled(0)
-  local results = { pcall(fn, ...) }
-  lib.pg_grad_enabled(before)
-  if not results[1] then error(results[2], 0) end
-  return unpack(results, 2)
+  return restore(lib.pg_grad_enabled(0), pcall(fn, ...))
 end
 
 --- Runs fn in mixed precision: under "bf16" pg.linear, where nearly all of a transformer's time goes, rounds the operands

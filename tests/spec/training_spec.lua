@@ -2,6 +2,7 @@
 
 local pg = require "perigee"
 local process = require "process"
+local fails = require("expect").fails
 
 -- Runs a script in a process of its own, where nothing else has used memory. @return what it printed
 local function script(text)
@@ -146,5 +147,50 @@ describe("a gradient that was read inside a scope", function()
     end)
     pg.scope(function() x:matmul(w):sum():backward() end)
     assert.are.equal(10, w.grad:get(4, 3))
+  end)
+
+  it("is the parameter's own when it was assigned there", function()
+    local w, x = pg.ones(4, 3):requires_grad_(true), pg.ones(5, 4)
+    pg.scope(function() w.grad = pg.full({ 4, 3 }, 7) end)
+    assert.are.equal(7, w.grad:get(4, 3))
+    pg.scope(function() x:matmul(w):sum():backward() end)
+    assert.are.equal(12, w.grad:get(1, 1))
+    local given = pg.ones(4, 3)
+    w.grad = given
+    given:free()
+    assert.are.equal(12, w.grad:sum():item())
+  end)
+
+  it("is refused in one line where its memory is gone", function()
+    local w = pg.ones(2, 2):requires_grad_(true)
+    local function backward() return w:mul(2):sum():backward() end
+    backward()
+    w.grad:free()
+    fails("backward: a .grad that it adds to was released by free(); set it to nil first", backward)
+    fails("released by free()", function() w:backward { grad = pg.ones(2, 2) } end)
+    fails("already released by free()", function() pg.optim.SGD({ w }, { lr = 1 }):step() end)
+    local gone = pg.ones(2, 2)
+    gone:free()
+    fails("grad: a tensor's memory was already released by free()", function() w.grad = gone end)
+    w.grad = nil
+    backward()
+    assert.are.equal(8, w.grad:sum():item())
+  end)
+end)
+
+describe("pg.scope and pg.no_grad", function()
+  it("give all that the function returns, nil among it", function()
+    for _, around in ipairs { pg.scope, pg.no_grad } do
+      local function pack(...) return select("#", ...), ... end
+      local n, a, b, c, d = pack(around(function() return nil, pg.ones(3), nil, nil end))
+      assert.are.equal(4, n)
+      assert.is_nil(a or c or d)
+      assert.are.equal(3, b:sum():item())
+      assert.are.equal(0, (pack(around(function() end))))
+    end
+    local kept = pg.scope(function() return pg.scope(function() return nil, pg.ones(2) end) end)
+    assert.is_nil(kept)
+    local _, second = pg.scope(function() return pg.scope(function() return nil, pg.ones(2) end) end)
+    assert.are.equal(2, second:sum():item())
   end)
 end)
