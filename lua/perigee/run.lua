@@ -185,6 +185,19 @@ local function begin(self, old, opt, options)
   self.events = open_events(folder, opt, options, self.resuming)
 end
 
+local function without_slash(folder) return #folder > 1 and folder:gsub("/+$", "") or folder end
+
+--- Makes the folder that a run will be opened in, so that what is wrong with it is said before anything has run.
+-- @param opt  what pg.recipe returned; without opt.out nothing is made
+-- @raises when the folder belongs to another recipe or to other options, or cannot be made
+function run.prepare(opt)
+  if not opt.out or distributed.rank() > 0 then return end
+  local folder = without_slash(opt.out)
+  local old = read_config(folder)
+  if old then check_same(folder, old, configuration(opt)) end
+  make_folder(folder)
+end
+
 --- Opens the run folder: opt.out, or runs/NAME-DATE-TIME. It is this run's alone until it ends.
 -- @param opt      what pg.recipe returned
 -- @param options  {tensorboard = true} writes events for TensorBoard too, as --tensorboard does
@@ -193,8 +206,7 @@ end
 function run.open(opt, options)
   options = util.options("run.open", options, { tensorboard = util.none })
   local config = configuration(opt)
-  local folder = distributed.text(opt.out or fresh_folder(config.recipe))
-  folder = #folder > 1 and folder:gsub("/+$", "") or folder
+  local folder = without_slash(distributed.text(opt.out or fresh_folder(config.recipe)))
   local other = distributed.rank() > 0
   local self = setmetatable({ folder = folder, config = config, opt = opt, other = other,
     resuming = opt.resume ~= nil and opt.resume ~= false, quiet = opt.quiet or other, began = os.time(), logged = 0 }, Run)

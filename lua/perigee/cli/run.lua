@@ -113,7 +113,11 @@ function run.main(values, words, watch)
   end
   if device == "cuda" then need_cuda() end
 
-  if not declares and (values.seed or values.threads) then recipe.apply(recipe.given) end
+  local folder = require "perigee.run"
+  if not declares then -- a plain script: its folder, which is opened when it has ended, is looked at before
+    folder.prepare(recipe.plain())
+    if values.seed or values.threads then recipe.apply(recipe.given) end
+  end
   local ok, err = xpcall(chunk, function(problem)
     if watch then watch.failed() end
     return describe(problem)
@@ -123,7 +127,6 @@ function run.main(values, words, watch)
     io.write(path, " declares no options.\n\n", args.help(run.command))
     return 0
   end
-  local folder = require "perigee.run"
   if not folder.current then -- a plain script: its folder says that it ran, and with what
     local opened, problem = xpcall(function() folder.open(recipe.plain()):finish {} end, describe)
     if not opened then return report(problem, path) end
