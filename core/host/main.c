@@ -123,6 +123,7 @@ static EditLine *editor;
 static History *history_list;
 static char prompt_text[64];
 static int completer_ref = LUA_NOREF;
+static int typed_ahead; /* bytes that waited when the prompt came */
 
 static char *prompt(EditLine *e) {
   (void)e;
@@ -196,6 +197,14 @@ done:
   return result;
 }
 
+/* Ctrl-D that is typed while something runs: the terminal takes it for its own end of file and keeps a NUL in its
+ * place. On an empty line such a NUL is what was typed; one that is typed at the prompt, Ctrl-Space, is nothing. */
+static unsigned char late_end(EditLine *e, int key) {
+  (void)key;
+  const LineInfo *line = el_line(e);
+  return typed_ahead && line->lastchar == line->buffer ? CC_EOF : CC_NORM;
+}
+
 static void start_editor(void) {
   if (editor) return;
   setlocale(LC_CTYPE, ""); /* letters beyond ASCII are typed and erased whole; numbers stay as Lua writes them */
@@ -211,6 +220,9 @@ static void start_editor(void) {
   el_set(editor, EL_ADDFN, "perigee-complete", "complete a name", complete);
   el_set(editor, EL_BIND, "^I", "perigee-complete", NULL);
   el_set(editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
+  el_set(editor, EL_BIND, "^W", "ed-delete-prev-word", NULL);
+  el_set(editor, EL_ADDFN, "perigee-late-end", "Ctrl-D that came before the prompt", late_end);
+  el_set(editor, EL_BIND, "^@", "perigee-late-end", NULL);
   el_source(editor, NULL);
 }
 
@@ -223,6 +235,7 @@ static int host_readline(lua_State *L) {
   editing = 1;
   listen(0);
   el_set(editor, EL_PREP_TERM, 1); /* before the prompt is there to be answered */
+  ioctl(STDIN_FILENO, FIONREAD, &typed_ahead);
   const char *line = el_gets(editor, &length);
   listen(SA_RESTART);
   editing = 0;

@@ -163,9 +163,10 @@ describe("the REPL", function()
     assert.is_truthy(session.seen:find("half-way", 1, true))
     ask("answer", "43")
     leave()
-    local endless = write("endless.lua", "answer = 44 local n = 0 while true do n = n + 1 end")
+    local endless = write("endless.lua", "answer = 44 print 'begun' local n = 0 while true do n = n + 1 end")
     session = process.terminal(("%s repl %s"):format(PERIGEE, endless))
-    assert.is_nil(session:expect("> ", 0.6))
+    assert.is_truthy(session:expect("begun\r\n", 20), session.seen)
+    assert.is_nil(session:expect("> ", 0.2))
     session:type(CTRL_C)
     assert.is_truthy(session:expect("> ", 5), session.seen)
     ask("answer", "44")
@@ -465,6 +466,22 @@ plot.hist: no value is finite
 plot.line: takes a tensor of shape (N) or (K, N), got a tensor (0) float32
 plot.hist: takes a tensor of any shape, got 3
 ]]), (said:gsub(path:gsub("%p", "%%%0") .. ":%d+: ", "")))
+  end)
+
+  it("takes Ctrl-D that was typed before the prompt came, and Ctrl-W as a shell does", function()
+    for _, typed in ipairs { CTRL_D, "x = 7\n" .. CTRL_D } do
+      open()
+      session:type "for i = 1, 1e7 do end\n"
+      session:take(0.2)
+      session:type(typed)
+      local status = session:finish()
+      assert.equal(0, status, session.seen)
+      session = nil
+    end
+    open()
+    ask("print(1 +" .. " nonsense words" .. "\23\23" .. "2)", "3")
+    ask("4\0 + 5", "9") -- Ctrl-Space is nothing
+    assert.equal(0, leave())
   end)
 
   it("works without a terminal", function()
