@@ -118,6 +118,23 @@ describe("linalg", function()
     near((f[2] * f[2]):sum():item(), norms:get(2, 2), 1e-12, "a trace")
   end)
 
+  it("takes large matrices apart panel by panel, and values near the ends of the range", function()
+    pg.seed(8)
+    local double, n = { dtype = "float64" }, 700
+    local half = pg.randn(n, n, double)
+    local x = half + half:t()
+    for _, scale in ipairs { 1, 1e-170, 1e170 } do
+      local w, v = pg.linalg.eigh(x * scale)
+      close(x, (v * w:unsqueeze(1)):matmul(v:t()) / scale, 1e-12)
+      close(pg.eye(n, double), v:t():matmul(v), 1e-12)
+    end
+    local long, short = pg.randn(3500, 600, double), pg.randn(560, 600, double) -- 3,500 rows are folded in two steps
+    local norms = pg.linalg.nuclear_norms { long, short }
+    local s = long:matmul(short:t())
+    near(pg.linalg.eigh(s:t():matmul(s)):sqrt():sum():item(), norms:get(1, 2), 1e-6, "a product of 3,500 by 560")
+    near((long * long):sum():item(), norms:get(1, 1), 1e-6, "a trace of 600")
+  end)
+
   it("refuses what it cannot take", function()
     fails({ "eigh: takes a square matrix (N, N), float64 on the cpu, got (2, 3) float64" }, pg.linalg.eigh,
       pg.zeros(2, 3, { dtype = "float64" }))
