@@ -186,6 +186,35 @@ describe("a sweep through Slurm", function()
     end
   end)
 
+  it("stops early what is not among the best, though its job is killed in the middle", function()
+    local file, runs = sweep_file("halving", "threads = 1, options = { bias = { 3, 4, 1, 0.5, 0 }, lr = 0.01, steps = 20, "
+      .. "wait = 0.15 }, stop = { metric = 'score', direction = 'max', first = 6, factor = 3 }")
+    local sweep = process.start(command(file, "--jobs 1"), folder .. "/said")
+    await("a worker", 30, function() return workers(runs)[1] end)
+    await("a checkpoint", 30, function()
+      local _, count = process.sh(("ls %s/*/checkpoint.safetensors 2>/dev/null | wc -l"):format(runs))
+      return tonumber(count) >= 1
+    end)
+    ffi.C.kill(workers(runs)[1], KILL) -- it is submitted again, and comes to its rung from its checkpoint
+    await("the end", 120, function() return not sweep:alive() end)
+    local status, said = sweep:wait()
+    assert.are.equal(0, status, said)
+    local finished, early = said:match "halving: (%d) of 5 runs done, (%d) stopped early"
+    assert.are.equal(5, tonumber(finished) + tonumber(early), said)
+    assert.is_true(tonumber(early) >= 2, said)
+    for _, planned in ipairs(sweeps.planned(runs)) do
+      local path = runs .. "/" .. planned.name
+      local stopped = lfs.attributes(path .. "/stopped.json", "mode") ~= nil
+      local _, lines = process.sh("wc -l < " .. path .. "/metrics.jsonl")
+      assert.are.equal(stopped, lfs.attributes(path .. "/result.json", "mode") == nil, planned.name)
+      assert.are.equal(stopped and 6 or 20, tonumber(lines), planned.name)
+      assert.is_true(not stopped or planned.options.bias < 4, "the best was stopped")
+    end
+    status, said = sh(command(file, "--resume")) -- a stopped run is not taken up again
+    assert.are.equal(0, status, said)
+    assert.is_truthy(said:find(finished .. " of 5 runs done, " .. early .. " stopped early", 1, true), said)
+  end)
+
   it("leaves alone what somebody cancelled, until it is resumed", function()
     local file, runs = sweep_file("cancelled", "seeds = 6, options = { wait = 0.2, lr = 0.3 }")
     local sweep = process.start(command(file, "--jobs 2"), folder .. "/said")
