@@ -33,8 +33,8 @@ local function search(task, known, keys)
   local val, best = task.val, { alpha = 0, beta = 0, accuracy = -1 }
   local f = task:encode(val.images)
   local zero_shot, similar = task:cosines(f, task.texts), f:matmul(keys:t())
-  for i = 0, 19 do
-    local beta = 0.1 + i * 6.9 / 20
+  for i = 0, 199 do
+    local beta = 0.1 + i * 6.9 / 200
     local vote = ((similar - 1) * beta):exp():matmul(known)
     for j = 0, 19 do
       local alpha = 0.1 + j * 2.9 / 20
