@@ -11,6 +11,7 @@ local options = {
   { "tasks", "fashion_mnist,openclipart,tuxpaint,shape", help = "of the benchmark, or data sets of pg.data.load" },
   { "shots", "16", help = "training images of a base class: comma-separated" },
   { "seeds", 3, min = 1, help = "draws of the shots" },
+  { "first", 1, min = 0, help = "number of the first of these draws" },
   { "transfer", "none", help = "more tasks, on all classes of which what was learnt is tested" },
   { "epochs", "own", help = "passes over the shots, or each method's own" },
   { "batch", "own", help = "images a batch, or each method's own" },
@@ -24,6 +25,7 @@ local options = {
   { "k", "own", help = "neighbours of an anchor in FDA; own is 8, or half of the others where these are few" },
   { "pool", 2000, min = 20, help = "training images of a task that shots are drawn from" },
   { "test", 1000, min = 20, help = "test images of a task" },
+  { "templates", "own", help = "path of sentences with {}, one a line, for methods that average over many" },
   { "list", "none", help = "path of CoOp's split_zhou_*.json, {} for the data set, if not in the set's folder" },
   { "shots_list", "none", help = "path of exported few-shot lists, with {}, {shots} and {seed}" },
   { "root", "none", help = "where data sets lie, if not where pg.data.load looks" },
@@ -57,8 +59,9 @@ local clip = pg.models.load(folder):to(opt.device)
 local bench = pg.base_to_new.new { clip = clip, tokenizer = pg.tokenizer.load(folder), tasks = list(opt.tasks),
   pixels = pg.base_to_new.pixels(folder, clip.config.vision.image), transfer = list(opt.transfer), pool = opt.pool,
   test = opt.test, list = given(opt.list), shots_list = given(opt.shots_list), root = given(opt.root),
+  templates = opt.templates ~= "own" and require("perigee.data.templates").read(opt.templates) or nil,
   device = opt.device }
-local plan = bench:plan(opt.method, opt.shots, opt.seeds)
+local plan = bench:plan(opt.method, opt.shots, opt.seeds, opt.first)
 
 -- What of the options a method takes.
 local function settings_of(row)
@@ -71,6 +74,7 @@ local function settings_of(row)
   end
   return settings
 end
+bench:check(plan, settings_of)
 
 -- ---- one method on one draw -----------------------------------------------------------------------------------------
 
@@ -120,7 +124,7 @@ local function adapt(row)
   end
   bar:done()
   learner.finish()
-  if row.seed == 1 then curves[#curves + 1] = curve end
+  if row.seed == opt.first then curves[#curves + 1] = curve end
   return learner, task, seconds + pg.now() - began
 end
 

@@ -10,6 +10,7 @@ local protocol, methods = {}, {}
 local templates = require "perigee.data.templates"
 local random = require "perigee.data.random"
 local VALIDATION = 4 -- images a class at most, as CoOp has them
+local POINTS = 25 -- of a curve in the picture of losses
 
 -- ---- classes and images ---------------------------------------------------------------------------------------------
 
@@ -144,13 +145,14 @@ end
 -- @param options {clip, tokenizer, pixels = of base_to_new.pixels, tasks = list of names of pg.data.tasks or
 --   pg.data.load, transfer = {} more of them, pool = 2000 images of a task's training part that shots are drawn from,
 --   test = 1000 test images, list = path of a CoOp list, {} standing for the data set's name, if not where CoOp has it,
---   shots_list = the same of few-shot lists, with {shots} and {seed} too, root = of data sets, device = "cpu"}
--- @return an object with :task(name, shots, seed), :test(learner, task, name), :zero_shot(name), :plan(...)
+--   shots_list = the same of few-shot lists, with {shots} and {seed} too, root = of data sets, device = "cpu", templates =
+--   list of sentences for methods that average many, those of few_shot.task if not given}
+-- @return an object with :plan(...), :check(plan), :task(name, shots, seed), :test(learner, task, name), :zero_shot(name)
 -- @raises one line on an unknown task, naming the nearest
 function protocol.new(options)
   local o = util.options("base_to_new", options, { clip = util.none, tokenizer = util.none, pixels = pg.data.to_float,
     tasks = util.none, transfer = {}, pool = 2000, test = 1000, list = util.none, shots_list = util.none,
-    root = util.none, device = "cpu" })
+    root = util.none, device = "cpu", templates = util.none })
   return setmetatable({ options = o, loaded = {}, known = {} }, { __index = methods })
 end
 
@@ -182,6 +184,35 @@ local function loaded(self, name)
   return it
 end
 
+-- Positions and labels of the base half's images, and of its validation images, as lists.
+local function drawn(self, name, shots, seed)
+  local o, it = self.options, loaded(self, name)
+  local positions, val
+  if o.shots_list then
+    local path = o.shots_list:gsub("{}", name):gsub("{shots}", shots):gsub("{seed}", seed)
+    positions, val = protocol.listed(path, it.train.files, "train"), {}
+  else
+    positions, val = protocol.draw(it.labels, it.base_names, shots, seed)
+  end
+  local function base(list)
+    local own = { index = {}, labels = {} }
+    for _, i in ipairs(list) do -- of a list that has all classes, the base ones
+      if it.labels[i] <= #it.base_names then
+        own.index[#own.index + 1], own.labels[#own.labels + 1] = i, it.labels[i]
+      end
+    end
+    return own
+  end
+  return base(positions), base(val)
+end
+
+local function task_of(self, name, part)
+  local o, it = self.options, loaded(self, name)
+  return pg.few_shot.task { clip = o.clip, tokenizer = o.tokenizer, pixels = o.pixels, templates = o.templates,
+    classes = it.base_names, prompt = it.prompt, images = part.images, features = part.features, labels = part.labels,
+    val = part.val }
+end
+
 --- What a method learns from: the base half with `shots` images a class.
 -- @param name   one of the tasks
 -- @param shots  images a class
@@ -189,24 +220,38 @@ end
 -- @return a task of few_shot.task, with up to four validation images a class where there are more than the shots
 -- @raises one line on more shots than images
 function methods:task(name, shots, seed)
-  local o, it = self.options, loaded(self, name)
-  local positions, val
-  if o.shots_list then
-    local path = o.shots_list:gsub("{}", name):gsub("{shots}", shots):gsub("{seed}", seed)
-    positions = protocol.listed(path, it.train.files, "train")
-  else
-    positions, val = protocol.draw(it.labels, it.base_names, shots, seed)
+  local it = loaded(self, name)
+  local train, val = drawn(self, name, shots, seed)
+  local part = taken(self, it.train, train.index, train.labels)
+  part.val = #val.index > 0 and taken(self, it.train, val.index, val.labels) or nil
+  return task_of(self, name, part)
+end
+
+-- What a row of a plan needs: its draw; and, unless it was made before, its method, of images that say nothing.
+local function try(self, row, settings, made)
+  local o, key = self.options, table.concat({ row.task, row.shots, row.method }, " ")
+  local train, val = drawn(self, row.task, row.shots, row.seed)
+  if made[key] then return end
+  made[key] = true
+  local part = { labels = pg.tensor(train.labels, { dtype = "int32", device = o.device }) }
+  part.features = pg.ones(#train.labels, o.clip.width, { device = o.device })
+  part.val = #val.index > 0 and taken(self, loaded(self, row.task).train, val.index, val.labels) or nil
+  pg.few_shot.new(row.method, task_of(self, row.task, part), settings and settings(row))
+end
+
+--- Tries what a plan will need, so that no long run ends in its middle: every task is loaded, every draw made, and every
+-- method made once of every task's classes and number of shots.
+-- @param plan      of :plan
+-- @param settings  function: row -> options of few_shot.new; or nil
+-- @raises one line on an unknown task, more shots than images, a class without a name, what a method refuses; with the task
+function methods:check(plan, settings)
+  local made = {}
+  for _, name in ipairs(self.options.transfer) do loaded(self, name) end
+  for _, row in ipairs(plan) do
+    loaded(self, row.task)
+    local ok, why = pcall(try, self, row, settings, made)
+    util.check(ok, "%s: %s", row.task, (tostring(why):gsub("^[^%s]+:%d+: ", "")))
   end
-  local function part(list)
-    local own, labels = {}, {}
-    for _, i in ipairs(list) do -- of a list that has all classes, the base ones
-      if it.labels[i] <= #it.base_names then own[#own + 1], labels[#labels + 1] = i, it.labels[i] end
-    end
-    return taken(self, it.train, own, labels)
-  end
-  local train = part(positions)
-  return pg.few_shot.task { clip = o.clip, tokenizer = o.tokenizer, pixels = o.pixels, classes = it.base_names,
-    prompt = it.prompt, images = train.images, labels = train.labels, val = val and #val > 0 and part(val) or nil }
 end
 
 --- What a method has learnt: accuracies on a task's halves, and on other tasks by their classes' names.
@@ -245,16 +290,17 @@ end
 --- What a run does, a row after another: every task with every number of shots and every seed, by every method.
 -- @param text   comma-separated methods
 -- @param shots  comma-separated numbers
--- @param seeds  how many, from 1
+-- @param seeds  how many
+-- @param first  the first of them, 1 if not given
 -- @return a list of {task, shots, seed, method}
 -- @raises on an unknown method, naming the nearest, on shots that are no whole number
-function methods:plan(text, shots, seeds)
+function methods:plan(text, shots, seeds, first)
   local plan = {}
   for _, task in ipairs(self.options.tasks) do
     for k in shots:gmatch "[^,%s]+" do
       local count = tonumber(k)
       util.check(count and count >= 1 and count % 1 == 0, "shots: '%s' is not a whole number, 1 or more", k)
-      for seed = 1, seeds do
+      for seed = first or 1, (first or 1) + seeds - 1 do
         for method in text:gmatch "[^,%s]+" do
           pg.few_shot.method(method)
           plan[#plan + 1] = { task = task, shots = count, seed = seed, method = method }
@@ -370,6 +416,16 @@ local function draw(run, lines)
   end
 end
 
+-- A curve as at most POINTS means of neighbouring steps, since the loss of one small batch says little.
+local function smooth(curve)
+  local x, y, n = {}, {}, #curve.x
+  for i = 1, math.min(POINTS, n) do
+    local first, last = math.floor((i - 1) * n / math.min(POINTS, n)) + 1, math.floor(i * n / math.min(POINTS, n))
+    x[i], y[i] = (curve.x[first] + curve.x[last]) / 2, mean { unpack(curve.y, first, last) }
+  end
+  return x, y
+end
+
 --- Prints the table, draws plots/base_to_new.png, task_loss.png and, for several numbers of shots, shots.png; writes
 -- result.json.
 -- @param run    of pg.run.open
@@ -387,11 +443,12 @@ function protocol.report(run, bench, rows, curves)
   for _, curve in ipairs(curves) do
     local row = rows[curve.row]
     if row.task == rows[1].task and row.shots == rows[#rows].shots then
-      shown[#shown + 1] = { name = row.method, x = curve.x, y = curve.y }
+      local x, y = smooth(curve)
+      shown[#shown + 1] = { name = row.method, x = x, y = y }
     end
   end
   if #shown > 0 then
-    run:plot("lines", "task_loss", { title = "Adapting to " .. rows[1].task, xlabel = "step", ylabel = "task loss",
+    run:plot("lines", "task_loss", { title = "Adapting to " .. rows[1].task, xlabel = "step", ylabel = "task loss, mean of some steps",
       series = shown })
   end
   run:say("pictures: %s/plots", run.folder)

@@ -164,6 +164,43 @@ describe("the protocol", function()
     fails("names no task, method", bench.plan, bench, "", "1", 1)
   end)
 
+  it("tries a plan whole before anything is trained", function()
+    local bench = protocol.new { clip = pg.models.load "recipes/clip_small", transfer = { "color" }, pool = 60, test = 40,
+      tokenizer = pg.tokenizer.load "recipes/clip_small", tasks = { "shape", "texture" }, templates = { "one {}", "{}" } }
+    local function check(text, shots, settings)
+      bench:check(bench:plan(text, shots, 1), settings and function() return settings end)
+    end
+    check("zero_shot,coop,maple+fda,tip_adapter_f+proxy_fda", "2,3")
+    assert.are.same({ "one {}", "{}" }, bench:task("shape", 1, 1).templates)
+    fails("texture: few_shot: +fda needs 3 classes or images, and there are 2", check, "coop+fda", "2")
+    fails("shape: few_shot: 30 shots of class 'circle', which has", check, "zero_shot", "30")
+    fails("shape: coop: length = 0", check, "coop", "1", { length = 0 })
+    bench.loaded.texture.base_names[2] = " "
+    fails("texture: few_shot.task: class 2 has no name", check, "coop", "1")
+    for _, names in ipairs { { tasks = { "shap" } }, { tasks = { "shape" }, transfer = { "shap" } } } do
+      names.clip, names.tokenizer, names.pool, names.test = bench.options.clip, bench.options.tokenizer, 60, 40
+      local other = protocol.new(names)
+      fails("task: there is no 'shap' (did you mean 'shape'?)", other.check, other, other:plan("zero_shot", "1", 1))
+    end
+  end)
+
+  it("numbers draws from the first that is asked for, and tests what was learnt on other tasks by their names", function()
+    local bench = protocol.new { clip = pg.models.load "recipes/clip_small", pool = 200, test = 80, tasks = { "shape" },
+      tokenizer = pg.tokenizer.load "recipes/clip_small", transfer = { "color", "shape" } }
+    local plan = bench:plan("coop", "2", 2, 7)
+    assert.are.same({ 7, 8 }, { plan[1].seed, plan[2].seed })
+    local task = bench:task("shape", 2, 7)
+    local learner = pg.few_shot.coop(task)
+    local found = bench:test(learner, task, "shape").transfer
+    assert.is_nil(found.shape) -- not another one
+    local color = bench.loaded.color
+    local texts = learner.classes(color.names, color.prompt).texts
+    local named = task:encode(color.every.images):matmul(texts:t())
+    assert.are.equal(pg.metrics.accuracy(named, color.every.labels), found.color)
+    pg.no_grad(function() learner.module.context:copy_(pg.randn(4, 128) * 5) end) -- a context that says other things
+    assert.is_true(bench:test(learner, task, "shape").transfer.color < found.color)
+  end)
+
   it("gives a method the settings that it has", function()
     local pick = pg.few_shot.pick
     assert.are.same({ length = 2, place = "front" }, pick("coop+fda", "length=2, place=front,depth=3"))
