@@ -4,8 +4,7 @@
 -- every row of every run, from which all of it can be made again, and which experiments/02_forgetting_and_distance reads.
 
 local pg = require "perigee"
-local lfs = require "lfs"
-local json = require "cjson"
+local gather = dofile "experiments/gather.lua"
 
 local opt = pg.recipe {
   name = "collect",
@@ -32,50 +31,25 @@ local function setting_of(options)
   return table.concat(parts, " ")
 end
 
-local function read(path)
-  local file = io.open(path, "rb")
-  local text = file and file:read "*a"
-  if file then file:close() end
-  return text
-end
-
-local tasks, cells, order, before, all = {}, {}, {}, {}, {}
+local tasks, cells, order, before = {}, {}, {}, {}
 for i, task in ipairs(pg.data.tasks()) do tasks[i], before[task.name] = task.name, {} end
 
 local function key_of(setting, method, weight) return table.concat({ setting, method, weight or "" }, " ") end
 
-local function add(setting, seed, row)
-  local key = key_of(setting, row.method, row.weight)
+local entries = gather.rows(opt.into, opt.folders, function(config, row)
+  return { setting = setting_of(config.options), seed = config.seed, row = row }
+end)
+for _, entry in ipairs(entries) do
+  local row = entry.row
+  local key = key_of(entry.setting, row.method, row.weight)
   if not cells[key] then
-    cells[key] = { setting = setting, method = row.method, weight = row.weight, seeds = {} }
+    cells[key] = { setting = entry.setting, method = row.method, weight = row.weight, seeds = {} }
     order[#order + 1] = key
   end
   local seeds = cells[key].seeds
-  seeds[seed] = seeds[seed] or {}
-  if seeds[seed][row.task] then return end -- kept from an earlier collection
-  seeds[seed][row.task], before[row.task][seed] = row, 100 * row.before
-  all[#all + 1] = { setting = setting, seed = seed, row = row }
+  seeds[entry.seed] = seeds[entry.seed] or {}
+  seeds[entry.seed][row.task], before[row.task][entry.seed] = row, 100 * row.before
 end
-
-for line in (read(opt.into .. "/rows.jsonl") or ""):gmatch "[^\n]+" do
-  local entry = json.decode(line)
-  add(entry.setting, entry.seed, entry.row)
-end
-local folders = {}
-for folder in opt.folders:gmatch "[^,%s]+" do
-  if lfs.attributes(folder, "mode") == "directory" then
-    for name in lfs.dir(folder) do folders[#folders + 1] = folder .. "/" .. name end
-  end
-end
-table.sort(folders)
-for _, folder in ipairs(folders) do
-  local result, config = read(folder .. "/result.json"), read(folder .. "/config.json")
-  if result and config then
-    config = json.decode(config)
-    for _, row in ipairs(json.decode(result).rows) do add(setting_of(config.options), config.seed, row) end
-  end
-end
-pg.util.check(#order > 0, "collect: there is no finished run in %s", opt.folders)
 
 -- ---- means and intervals ------------------------------------------------------------------------------------------------
 
@@ -144,11 +118,7 @@ end
 local lines = {}
 local function say(format, ...) lines[#lines + 1] = format:format(...) end
 local function table_head(names) say("| %s |\n|%s", table.concat(names, " | "), (" --- |"):rep(#names)) end
-
--- "62.9 ± 0.4", or the mean alone of a single value.
-local function pair(format, mean, half)
-  return format:format(mean) .. (half == half and (" ± " .. format:gsub("%+", "")):format(half) or "")
-end
+local pair = gather.pair
 local function saved(s) return s.method == "lp_ft" and "" or pair("%+.2f", s.saved, s.saved_half) end
 local function weight_of(s) return s.weight and ("%g"):format(s.weight) or "" end
 
@@ -193,7 +163,7 @@ local function say_settings(title, columns, wanted, line)
 end
 
 local function is_gentle(s) return s.setting:find "lr=" ~= nil end
-say_settings("Levers: what changes against the usual setting, over runs of the same task and seed, with a 95% interval over runs.",
+say_settings("Levers: what changes against the usual setting, over runs of the same task and seed, with a 95% interval.",
   { "lever", "method", "weight", "runs", "A_LP", "mean Delta_LP" },
   function(s) return s.setting ~= "" and not is_gentle(s) and cells[key_of("", s.method, s.weight)] end,
   function(s)
@@ -224,16 +194,7 @@ io.write(text)
 pg.util.write_file(opt.into .. "/results.md", text)
 for _, s in ipairs(rows) do s.cell = nil end
 pg.util.write_file(opt.into .. "/results.json", pg.run.encode({ rows = rows }, "") .. "\n")
-local function short(value) -- six digits are enough to make the tables again
-  if type(value) == "number" then return tonumber(("%.6g"):format(value)) end
-  if type(value) ~= "table" then return value end
-  local copy = {}
-  for key, inner in pairs(value) do copy[key] = short(inner) end
-  return copy
-end
-for i, entry in ipairs(all) do all[i] = pg.run.encode(short(entry)) end
-table.sort(all)
-pg.util.write_file(opt.into .. "/rows.jsonl", table.concat(all, "\n") .. "\n")
+gather.keep(opt.into, entries)
 
 -- ---- the curves -----------------------------------------------------------------------------------------------------------
 

@@ -419,8 +419,9 @@ end
 -- A curve as at most POINTS means of neighbouring steps, since the loss of one small batch says little.
 local function smooth(curve)
   local x, y, n = {}, {}, #curve.x
-  for i = 1, math.min(POINTS, n) do
-    local first, last = math.floor((i - 1) * n / math.min(POINTS, n)) + 1, math.floor(i * n / math.min(POINTS, n))
+  local count = math.min(POINTS, n)
+  for i = 1, count do
+    local first, last = math.floor((i - 1) * n / count) + 1, math.floor(i * n / count)
     x[i], y[i] = (curve.x[first] + curve.x[last]) / 2, mean { unpack(curve.y, first, last) }
   end
   return x, y
@@ -448,8 +449,8 @@ function protocol.report(run, bench, rows, curves)
     end
   end
   if #shown > 0 then
-    run:plot("lines", "task_loss", { title = "Adapting to " .. rows[1].task, xlabel = "step", ylabel = "task loss, mean of some steps",
-      series = shown })
+    run:plot("lines", "task_loss", { title = "Adapting to " .. rows[1].task, xlabel = "step",
+      ylabel = "task loss, mean of some steps", series = shown })
   end
   run:say("pictures: %s/plots", run.folder)
   run:finish { rows = rows, table = lines, zero_shot = before }
