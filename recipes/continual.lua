@@ -4,20 +4,21 @@
 local pg = require "perigee"
 
 local options = {
-  { "method", "naive,proxy_fda", help = "comma-separated, with a weight where one is wanted (fda:10): "
-    .. table.concat(pg.continual.names(), ", ") },
+  { "method", "naive,proxy_fda", help = "comma-separated, with a weight where one is wanted (fda:10); +fda or "
+    .. "+proxy_fda is added to any but a regulariser (slca+proxy_fda:3): " .. table.concat(pg.continual.names(), ", ") },
   { "setting", "tasks", choices = { "tasks", "classes" }, help = "whole tasks, each with its own head; or classes "
     .. "of one task a few at a time, with one growing head and no task known at test" },
   { "tasks", "count,clipart_kind,fashion_mnist,size,tuxpaint", help = "setting=tasks: their order, comma-separated" },
   { "source", "fashion_mnist", help = "setting=classes: the task whose classes come in steps; concepts has 64" },
-  { "splits", 5, min = 1, help = "setting=classes: steps, which must divide the classes" },
+  { "splits", 5, min = 1, help = "setting=classes: steps, each as many classes; else the first have one more" },
   { "order", "shuffled", choices = { "shuffled", "listed" }, help = "setting=classes: order of the classes" },
   { "head", "auto", choices = { "auto", "text", "probe", "random" },
     help = "where heads start; auto is what the method is made for, else text" },
-  { "measure", "heads", choices = { "heads", "probe" },
-    help = "R by the trained heads, or by linear probes of the encoder" },
+  { "measure", "heads", choices = { "heads", "probe", "both" },
+    help = "R by the trained heads, or by linear probes of the encoder; both: probes in the end beside it" },
   { "steps", 150, min = 1, help = "optimiser steps a task" },
-  { "lr", 5e-4, min = 0, max = 1, help = "peak learning rate of AdamW" },
+  { "lr", 0, min = 0, max = 1, real = true,
+    help = "peak learning rate of AdamW; 0 is 5e-4 for tasks and 1e-4 for classes" },
   { "weight_decay", 0.1, min = 0, help = "decoupled weight decay" },
   { "precision", "fp32", choices = { "fp32", "bf16" }, help = "bf16 trains in mixed precision (pg.autocast)" },
   { "classes", 16, min = 1, help = "classes a batch (m); fewer when there are fewer" },
@@ -34,6 +35,7 @@ end
 local opt = pg.recipe { name = "continual", options = options,
   help = "Learn tasks one after the other with one or several methods; test on all of them after each." }
 local run = pg.run.open(opt)
+local lr = opt.lr > 0 and opt.lr or opt.setting == "tasks" and 5e-4 or 1e-4
 
 -- ---- the model, the tasks, what to do ------------------------------------------------------------------------------
 
@@ -61,8 +63,8 @@ end
 local function learner_of(row)
   local clip, kind, settings = load_model(), opt.head, pg.continual.pick(row.method, opt)
   if kind == "auto" then kind = pg.continual.head(row.method) or pretrained.text and "text" or "random" end
-  settings.weight = row.weight
-  return pg.continual.new(row.method, { model = clip.visual or clip, pretrained = pretrained.visual or pretrained,
+  if row.plug then settings.fda = pg.continual.pick(row.plug, opt) end
+  return pg.continual.new(row.title, { model = clip.visual or clip, pretrained = pretrained.visual or pretrained,
     tasks = tasks, head = head_of(kind), zero_shot = kind == "text", classes = opt.classes, per_class = opt.per_class,
     clip = pretrained, tokenizer = tokenizer }, settings)
 end
@@ -83,12 +85,12 @@ local function learn(row)
   saved = nil
   for t = math.max(learner.t, 1), #tasks do
     if not resumed then learner:begin(t) end
-    local groups, parameters = learner:groups(opt.lr), {}
+    local groups, parameters = learner:groups(lr), {}
     for _, group in ipairs(groups) do
       for _, p in ipairs(group.params) do parameters[#parameters + 1] = p end
     end
-    local adamw = pg.optim.AdamW(groups, { lr = opt.lr, weight_decay = opt.weight_decay })
-    local schedule = pg.optim.cosine { base = opt.lr, steps = opt.steps, warmup = math.floor(opt.steps / 10) }
+    local adamw = pg.optim.AdamW(groups, { lr = lr, weight_decay = opt.weight_decay })
+    local schedule = pg.optim.cosine { base = lr, steps = opt.steps, warmup = math.floor(opt.steps / 10) }
     local parts = { learner = learner, adamw = adamw, sampler = learner.sampler }
     if resumed then -- the learner is there already
       resumed:into { adamw = adamw, sampler = learner.sampler }
@@ -119,6 +121,7 @@ local function learn(row)
     learner:finish()
     R[t] = learner:evaluate { probe = opt.measure == "probe" and opt.probe_steps or nil }
   end
+  row.probe = opt.measure == "both" and learner:evaluate { probe = opt.probe_steps } or nil
   row.R, row.seconds, row.settings = R, seconds + pg.now() - began, learner.settings
 end
 

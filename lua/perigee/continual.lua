@@ -53,38 +53,67 @@ function continual.recipe_options(names, except) return registry.recipe_options(
 --- As regularize.pick. @param name, opt as there @return a table of options for continual.new
 function continual.pick(name, opt) return registry.pick(name, opt) end
 
+-- The parts of "slca+proxy_fda:3": the method, FDA's name or nil, a weight or nil, which is FDA's where it is added.
+local function entry_of(text)
+  local name, plug, weight = tostring(text):match "^([^:+]*)%+?([^:]*):?(.*)$"
+  local method = registry.known(name)
+  local takes = plug ~= ""
+  for _, option in ipairs(method.options) do
+    takes = takes or option[1] == "weight"
+    util.check(plug == "" or option[1] ~= "reference", "continual: %s is a regulariser itself, got %s", name, text)
+  end
+  util.check(plug == "" or plug == "fda" or plug == "proxy_fda",
+    "continual: '+%s' cannot be added (did you mean '+%s'?)", plug, util.nearest(plug, { "fda", "proxy_fda" }))
+  util.check(weight == "" or takes, "continual: %s takes no weight, got %s", name, text)
+  util.check(weight == "" or tonumber(weight), "continual: the weight of %s is not a number", text)
+  return name, plug ~= "" and plug or nil, tonumber(weight)
+end
+
 --- What a run does, one method after the other.
--- @param text  comma-separated methods, each with a weight where it is wanted, as in "naive,fda:10"
--- @return a list of {method, title = as it was written, weight or nil}
+-- @param text  comma-separated methods, with +fda or +proxy_fda where it is to be added, each with a weight where it is
+--   wanted, as in "naive,fda:10,slca+proxy_fda:3"
+-- @return a list of {method, plug = "fda", "proxy_fda" or nil, title = as it was written, weight or nil: of the plug
+--   where there is one}
 -- @raises on an unknown method, naming the nearest; on a weight that is no number or that the method does not take
 function continual.plan(text)
   local plan = {}
   for entry in text:gmatch "[^,%s]+" do
-    local name, weight = entry:match "^([^:]*):?(.*)$"
-    local takes = false
-    for _, option in ipairs(registry.options(name)) do takes = takes or option[1] == "weight" end
-    util.check(weight == "" or takes, "continual: %s takes no weight, got %s", name, entry)
-    util.check(weight == "" or tonumber(weight), "continual: the weight of %s is not a number", entry)
-    plan[#plan + 1] = { method = name, title = entry, weight = tonumber(weight) }
+    local name, plug, weight = entry_of(entry)
+    plan[#plan + 1] = { method = name, plug = plug, title = entry, weight = weight }
   end
   util.check(#plan > 0, "continual: method names nothing")
   return plan
 end
 
+--- An option of methods that leave the task's loss to the learner: what one growing head is trained on. Over all
+-- classes so far, cross-entropy pushes down the logits of old classes, of which no image comes any more, until none is
+-- answered; over the task's own classes it leaves them alone. Where each task has a head, both are the same.
+-- @param default  "all" or "current"
+-- @return an option
+function continual.logits(default)
+  return { "logits", default, choices = { "all", "current" },
+    help = "one growing head: the cross-entropy is over all classes so far, or over the task's" }
+end
+
 --- The method that adds a regulariser to the task's loss; its reference is the model before the task, as in LDIFS'
 -- code, or the pre-trained one.
--- @param name  a regulariser
+-- @param name    a regulariser
+-- @param weight  its default here, which is not that of fine-tuning on one task
 -- @return a method, for a file of the folder continual
-function continual.regularized(name)
+function continual.regularized(name, weight)
   local help, source = pg.regularize.help(name)
   local method = { help = help, source = source, options = {
-    { "reference", "previous", choices = { "previous", "pretrained" }, help = "the model that is kept to" } } }
+    { "reference", "previous", choices = { "previous", "pretrained" }, help = "the model that is kept to" },
+    continual.logits "current" } }
   for _, option in ipairs(pg.regularize.options(name)) do
+    if option[1] == "weight" then option[2] = weight end
     if option[1] ~= "batch" and option[1] ~= "dim" then table.insert(method.options, option) end
   end
   function method.new(learner, o)
     local hooks, settings = { wants_reference = o.reference == "previous" }, {}
-    for key, value in pairs(o) do settings[key] = key ~= "reference" and value or nil end
+    for key, value in pairs(o) do
+      if key ~= "reference" and key ~= "logits" then settings[key] = value end
+    end
     function hooks.begin()
       local reference = o.reference == "previous" and learner.reference.model or learner.pretrained
       if name == "proxy_fda" then settings.batch = learner.batch end
@@ -118,18 +147,46 @@ end
 
 -- ---- a learner -----------------------------------------------------------------------------------------------------
 
+-- The hooks of a method with those of a regulariser added.
+local function plugged(name, base, plug)
+  local hooks = setmetatable({ wants_reference = base.wants_reference or plug.wants_reference }, { __index = base })
+  function hooks.begin()
+    if base.begin then base.begin() end
+    plug.begin()
+    util.check(not (plug.depths and base.encode),
+      "continual: %s has a way of its own through the blocks: what is added takes depths=final", name)
+    hooks.depths, hooks.modules = plug.depths, { plug = plug.modules.regularizer }
+    for key, module in pairs(base.modules or {}) do hooks.modules[key] = module end
+  end
+  function hooks.penalty(batch)
+    local own, kept = base.penalty and base.penalty(batch), plug.penalty(batch)
+    return own and own + kept or kept
+  end
+  function hooks.step(number)
+    if base.step then base.step(number) end
+    plug.step()
+  end
+  return hooks
+end
+
 --- Makes a learner; continual.NAME(spec, options) is the same.
--- @param name     a method
+-- @param text     a method, such as "slca"; "slca+proxy_fda" adds Proxy-FDA to its loss, "slca+fda:3" FDA with a weight
 -- @param spec     {model = the encoder, which is trained, pretrained = the same, frozen, tasks = from pg.data.sequence,
 --   head = function(task, features of its images or a function that gives them) -> module, the head of a task;
 --   zero_shot = true: heads need no images, so that tasks to come can be tested; classes = 16, per_class = 4 a batch;
 --   clip, tokenizer = of the pre-trained model, for methods that use its text tower}
--- @param options  as continual.options(name) lists them
+-- @param options  as continual.options(name) lists them; fda = options of what is added
 -- @return a learner: :begin(t), :loss() -> scalar, its terms by name, :step(number), :finish(), :evaluate() -> the row
 --   R[t]; :groups(lr) for the optimiser, .sampler, :state(), :restore(state); .settings holds every option's value
 -- @raises on an unknown method or option, naming the nearest, and on a value out of range
-function continual.new(name, spec, options)
-  local settings = registry.settle(name, options)
+function continual.new(text, spec, options)
+  local name, plug, weight = entry_of(text)
+  local given = {}
+  for key, value in pairs(options or {}) do given[key] = value end
+  local added = given.fda or {}
+  given.fda = nil
+  if not plug and weight then given.weight = weight end
+  local settings = registry.settle(name, given)
   local o = util.options("continual", spec, { model = util.none, pretrained = util.none, tasks = util.none,
     head = util.none, zero_shot = false, classes = 16, per_class = 4, clip = util.none, tokenizer = util.none })
   for _, key in ipairs { "model", "pretrained", "tasks", "head" } do util.check(o[key], "continual: needs %s", key) end
@@ -138,6 +195,12 @@ function continual.new(name, spec, options)
     kept = {}, notes = {}, t = 0, seen = {},
     wanted = { classes = o.classes, per_class = o.per_class }, clip = o.clip, tokenizer = o.tokenizer }, Learner)
   self.hooks = registry.known(name).new(self, settings)
+  if plug then
+    local own = { weight = weight }
+    for key, value in pairs(added) do own[key] = value end
+    settings.fda = registry.settle(plug, own)
+    self.hooks = plugged(name, self.hooks, registry.known(plug).new(self, settings.fda))
+  end
   return self
 end
 
@@ -187,7 +250,9 @@ end
 -- The head of task t as it starts.
 local function new_head(self, t)
   if self.zero_shot then return self:unseen_head(t) end
-  return self.make_head(self.tasks[t], function() return pg.metrics.encode(self:encoder(), self.tasks[t].train.images) end)
+  return self.make_head(self.tasks[t], function()
+    return pg.metrics.encode(self:encoder(), self.tasks[t].train.images)
+  end)
 end
 
 --- Begins task t: its head, the images to train on, and what the method prepares.
@@ -265,6 +330,7 @@ function Learner:loss_of(batch)
   if hooks.encode then batch.features, batch.tokens = hooks.encode(batch.images, batch.before, batch)
   else batch.features, batch.tokens = self.model:forward_features(batch.images, hooks.depths) end
   local task_loss = hooks.task_loss and hooks.task_loss(batch)
+    or self.settings.logits == "current" and self:current_loss(batch)
     or pg.cross_entropy(self:logits(batch.features, batch.labels), batch.labels)
   local kept = hooks.penalty and hooks.penalty(batch) or nil
   return kept and task_loss + kept or task_loss, { task_loss = task_loss, kept = kept }

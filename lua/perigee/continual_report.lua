@@ -4,7 +4,8 @@ local report = {}
 local function pg() return require "perigee" end
 
 local FIGURES = { { "last", "last" }, { "incremental", "average" }, { "forgetting", "forgotten" },
-  { "backward", "backward" }, { "forward", "forward" }, { "transfer", "transfer" }, { "avg", "avg" } }
+  { "backward", "backward" }, { "forward", "forward" }, { "transfer", "transfer" }, { "avg", "avg" },
+  { "probe", "probe" } }
 
 local function percent(value) return value and ("%.1f"):format(100 * value) or "-" end
 
@@ -22,12 +23,17 @@ local function tell_matrix(run, tasks, row)
 end
 
 local function tell_figures(run, rows)
-  local head = ("%-20s"):format "method"
-  for _, figure in ipairs(FIGURES) do head = head .. (" %10s"):format(figure[2]) end
+  local head, known = ("%-20s"):format "method", {}
+  for _, figure in ipairs(FIGURES) do
+    for _, row in ipairs(rows) do
+      if row.figures[figure[1]] and known[#known] ~= figure then known[#known + 1] = figure end
+    end
+  end
+  for _, figure in ipairs(known) do head = head .. (" %10s"):format(figure[2]) end
   run:say("%s %9s", head, "seconds")
   for _, row in ipairs(rows) do
     local line = ("%-20s"):format(row.title)
-    for _, figure in ipairs(FIGURES) do line = line .. (" %10s"):format(percent(row.figures[figure[1]])) end
+    for _, figure in ipairs(known) do line = line .. (" %10s"):format(percent(row.figures[figure[1]])) end
     run:say("%s %9.1f", line, row.seconds)
   end
 end
@@ -57,12 +63,16 @@ end
 
 --- Prints each method's matrix and figures, draws plots/average.png and matrix_METHOD.png, writes result.json.
 -- @param run   from pg.run.open
--- @param spec  {tasks = from pg.data.sequence, chance = list of shares, rows = list of {title, method, R, seconds}};
---   each row gets .figures, as pg.metrics.continual gives them
+-- @param spec  {tasks = from pg.data.sequence, chance = list of shares, rows = list of {title, method, R, seconds,
+--   probe = the tasks' linear probes in the end, or nil}}; each row gets .figures, as pg.metrics.continual gives them,
+--   and the mean of its probes
 function report.show(run, spec)
   local names = {}
   for i, task in ipairs(spec.tasks) do names[i] = task.name end
-  for _, row in ipairs(spec.rows) do row.figures = pg().metrics.continual(row.R, { chance = spec.chance }) end
+  for _, row in ipairs(spec.rows) do
+    row.figures = pg().metrics.continual(row.R, { chance = spec.chance })
+    if row.probe then row.figures.probe = pg().stats.interval(row.probe) end
+  end
   run:say("")
   for _, row in ipairs(spec.rows) do tell_matrix(run, spec.tasks, row) end
   tell_figures(run, spec.rows)

@@ -102,13 +102,15 @@ local function color(i) return '"' .. COLORS[(i - 1) % #COLORS + 1] .. '"' end
 -- @raises when there is no series, or x and y differ in number
 function plot.lines(path, spec)
   check_series("plot.lines", spec)
-  local script, parts = head(spec), {}
+  local script, parts, counted = head(spec), {}, not spec.logx
   for i, s in ipairs(spec.series) do
     util.check(#s.x == #s.y, "plot.lines: series %d has %d x and %d y", i, #s.x, #s.y)
+    for _, x in ipairs(s.x) do counted = counted and x % 1 == 0 and math.abs(x) <= 20 end
     script[#script + 1] = block("s" .. i, { s.x, s.y }, #s.x)
     parts[i] = ("$s%d using 1:2 with %s linewidth 2 %slinecolor rgb %s title %s"):format(i,
       #s.x <= 30 and "linespoints" or "lines", #s.x <= 30 and "pointtype 7 pointsize 0.7 " or "", color(i), text(s.name))
   end
+  if counted then script[#script + 1] = "set xtics 1" end -- tasks or epochs: there is none between two
   script[#script + 1] = "plot " .. table.concat(parts, ", ")
   return draw(path, spec.width or 900, spec.height or 540, table.concat(script, "\n"))
 end

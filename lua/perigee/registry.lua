@@ -117,7 +117,9 @@ function registry.new(kind)
         local key, other = option[1], seen[option[1]]
         if other then
           if other[2] ~= option[2] then
-            other[2], other.help = "own", other.help .. " (" .. name .. ": " .. option.help .. ")"
+            if other.choices and other[2] ~= "own" then other.choices = { "own", unpack(other.choices) } end
+            if other.help ~= option.help then other.help = other.help .. " (" .. name .. ": " .. option.help .. ")" end
+            other[2] = "own"
           end
         elseif not option.object and not (except and except[key]) then
           seen[key], list[#list + 1] = option, option

@@ -281,11 +281,26 @@ describe("a sequence", function()
     assert.same({ "circle", "square" }, split(3, "listed")[1].classes)
   end)
 
+  it("gives the first steps one class more where steps do not divide the classes", function()
+    local tasks = pg.data.sequence { setting = "classes", source = "openclipart", steps = 5, train = 200, test = 100 }
+    local sizes, first, names = {}, 0, {}
+    for t, task in ipairs(tasks) do
+      assert.equal(first, task.first)
+      sizes[t], first = #task.classes, first + #task.classes
+      for _, label in ipairs(task.train.labels:totable()) do assert.is_true(label > task.first and label <= first) end
+      for _, name in ipairs(task.classes) do names[name] = true end
+    end
+    assert.same({ 3, 3, 3, 2, 2 }, sizes)
+    local count = 0
+    for _ in pairs(names) do count = count + 1 end
+    assert.equal(13, count)
+  end)
+
   it("refuses in one line", function()
     fails("there is no task 'coutn' (did you mean 'count'?)", pg.data.sequence, { tasks = { "size", "coutn" } })
     fails("'size' stands there twice", pg.data.sequence, { tasks = { "size", "size" } })
-    fails("3 steps do not divide the 4 classes of count: take one of 1, 2, 4", pg.data.sequence,
-      { setting = "classes", source = "count", steps = 3, train = 20, test = 20 })
+    fails("5 steps are more than the 4 classes of count", pg.data.sequence,
+      { setting = "classes", source = "count", steps = 5, train = 20, test = 20 })
     fails("unknown task 'coutn'", pg.data.sequence, { setting = "classes", source = "coutn" })
     fails("setting is 'tasks' or 'classes'", pg.data.sequence, { setting = "domains" })
     fails("train must be a whole number", pg.data.sequence, { tasks = { "size" }, train = 0 })
@@ -324,6 +339,44 @@ describe("a method", function()
     fails("l2p: top = 5 prompts from a pool of 4", learner_on, tasks, "l2p", { pool = 4, top = 5 })
     fails("dual_prompt: depth 3 does not exist here: they run from 1 to 2", learner_on, tasks, "dual_prompt")
     fails("zscl: needs a model with a text tower", learner_on, tasks, "zscl")
+    fails("continual: '+proxy_fdb' cannot be added (did you mean '+proxy_fda'?)", learner_on, tasks, "slca+proxy_fdb")
+    fails("continual: ldifs is a regulariser itself, got ldifs+fda", learner_on, tasks, "ldifs+fda")
+  end)
+
+  it("takes FDA beside its own loss, with FDA's weight and options", function()
+    local learner = learner_on(tasks, "slca+fda:3", { fda = { k = 4, reference = "pretrained" } })
+    local plain = learner_on(tasks, "fda:3", { k = 4, reference = "pretrained" })
+    for _, one in ipairs { learner, plain } do
+      pg.no_grad(function() -- away from the reference
+        for i, p in ipairs(one.model:parameters()) do p:copy_(p * (1 + 0.1 * i)) end
+      end)
+      one:begin(1)
+    end
+    local index = pg.arange(8, { dtype = "int32" })
+    local function kept(one)
+      local _, terms = one:loss_of { images = pg.data.to_float(tasks[1].train.images:index(1, index)),
+        labels = tasks[1].train.labels:index(1, index), positions = index, before = one.train.before:index(1, index) }
+      return terms.kept:item()
+    end
+    assert.is_true(kept(plain) > 0)
+    assert.equal(kept(plain), kept(learner))
+    assert.equal(3, learner.settings.fda.weight)
+    assert.equal(0.01 * 0.01, learner:groups(1)[1].lr) -- slca's own
+    local plan = pg.continual.plan "naive, ewc:5, slca+proxy_fda:2, lwf+fda"
+    assert.same({ { method = "naive", title = "naive" }, { method = "ewc", title = "ewc:5", weight = 5 },
+      { method = "slca", plug = "proxy_fda", title = "slca+proxy_fda:2", weight = 2 },
+      { method = "lwf", plug = "fda", title = "lwf+fda" } }, plan)
+  end)
+
+  it("is trained on all classes so far or the task's own, as it is told", function()
+    for logits, moved in pairs { all = true, current = false } do
+      local learner = learner_on(tasks, "naive", { logits = logits })
+      learner:begin(1)
+      learner:begin(2)
+      learner:loss():backward()
+      local grad = learner.heads[1]:parameters()[1].grad
+      assert.equal(moved, grad ~= nil and grad:abs():max():item() > 0, logits)
+    end
   end)
 
   it("keeps its budget of exemplars, and trains on them", function()
@@ -399,7 +452,7 @@ describe("a learner", function()
   for name, options in pairs { naive = {}, joint = { start = "pretrained" }, lwf = {}, ldifs = {}, l2sp = {},
     fda = { k = 4, learnable = true }, proxy_fda = { k = 4, width = 8 }, icarl = { memory = 8 }, ewc = { samples = 4 },
     slca = { samples = 4 }, l2p = {}, dual_prompt = { general_layers = "1", expert_layers = two },
-    coda_prompt = { layers = two } } do
+    coda_prompt = { layers = two }, ["icarl+proxy_fda"] = { memory = 8, fda = { k = 4, width = 8 } } } do
     it(name .. " goes on from a state in the middle of the second task, to the same bits", function()
       local learner = learner_on(tasks, name, options)
       learner:begin(1)
@@ -525,10 +578,10 @@ describe("a sequence learnt", function()
     return tasks
   end
 
-  local function learn(name, options, setting, steps)
+  local function learn(name, options, setting, steps, make)
     local tasks = colors()
     tasks.setting = setting
-    local learner, R = learner_on(tasks, name, options, 4), {}
+    local learner, R = (make or learner_on)(tasks, name, options, 4), {}
     for t = 1, 2 do
       learner:begin(t)
       local adamw = pg.optim.AdamW(learner:groups(1e-2), { lr = 1e-2, weight_decay = 0 })
@@ -546,9 +599,10 @@ describe("a sequence learnt", function()
 
   -- Chance is a half where the task is known, a quarter of four classes where it is not.
   for name, options in pairs { naive = {}, ewc = { samples = 8 }, lwf = { weight = 5 }, ldifs = { depths = "1,2" },
-    proxy_fda = { k = 4, width = 8 } } do
+    l2sp = {}, fda = { k = 4 }, proxy_fda = { k = 4, width = 8 }, l2p = {}, dual_prompt = { general_layers = "1",
+    expert_layers = "1,2" }, coda_prompt = { layers = "1,2" } } do
     it(name .. " is 20 points above chance, task by task", function()
-      local R = learn(name, options, "tasks", 30)
+      local R = learn(name, options, "tasks", 60)
       assert.is_true(R[1][1] > 0.8 and R[2][2] > 0.8 and pg.metrics.continual(R).last > 0.7, pg.run.encode(R))
     end)
   end
@@ -561,6 +615,21 @@ describe("a sequence learnt", function()
       assert.is_true(last > 0.65, pg.run.encode(R))
     end)
   end
+
+  it("zscl is 20 points above chance, task by task, though its heads stay", function()
+    local tokenizer = pg.tokenizer.load "recipes/clip_small"
+    local R = learn("zscl", { references = 16, drawn = 8, every = 10, weight = 1e-3 }, "tasks", 40,
+      function(tasks, name, options, seed)
+        pg.seed(seed)
+        local clip = pg.models.clip { embed = 16, vision = { image = 32, patch = 16, width = 16, depth = 1, heads = 2,
+          hidden = 16 }, text = { context = 20, vocab = 1000, width = 16, depth = 1, heads = 2, hidden = 16, eos = 999 } }
+        local frozen = clip:frozen()
+        return pg.continual.new(name, { model = clip.visual, pretrained = frozen.visual, tasks = tasks, classes = 4,
+          per_class = 4, head = function(task) return pg.models.head(16, #task.classes) end, clip = frozen,
+          tokenizer = tokenizer }, options)
+      end)
+    assert.is_true(R[1][1] > 0.7 and R[2][2] > 0.7 and pg.metrics.continual(R).last > 0.7, pg.run.encode(R))
+  end)
 
   it("naive forgets with one growing head, which says that there was something to keep", function()
     local R = learn("naive", {}, "classes", 60)

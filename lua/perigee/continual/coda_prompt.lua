@@ -27,7 +27,8 @@ return {
     { "length", 4, min = 1, help = "keys of a prefix, with as many values" },
     { "layers", "1,2,3,4,5", list = true, help = "blocks that take a prefix" },
     { "orthogonality", 0.1, min = 0, real = true, help = "factor of the orthogonality of components" },
-    { "prompt_lr", 1e-3, min = 0, real = true, help = "peak learning rate of the components" },
+    { "prompt_lr", 5e-3, min = 0, real = true, help = "peak learning rate of the components" },
+    { "head_lr", 0.01, min = 0, real = true, help = "peak learning rate of the heads" },
   },
   new = function(learner, o)
     local model = learner.model:requires_grad_(false)
@@ -57,7 +58,7 @@ return {
       end,
       groups = function()
         return { { params = tasks[learner.t]:parameters(), lr = o.prompt_lr, weight_decay = 0 },
-          { params = learner:head_parameters() } }
+          { params = learner:head_parameters(), lr = o.head_lr } }
       end,
       encode = function(images, query)
         local at, t = {}, learner.t

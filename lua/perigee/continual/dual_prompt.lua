@@ -27,7 +27,8 @@ return {
     { "expert", 5, min = 1, help = "keys of an expert prompt" },
     { "expert_layers", "3,4,5", list = true, help = "blocks that take it" },
     { "pull", 1, min = 0, real = true, help = "factor of what pulls a task's key to its queries" },
-    { "prompt_lr", 0.03, min = 0, real = true, help = "peak learning rate of prompts and keys" },
+    { "prompt_lr", 0.005, min = 0, real = true, help = "peak learning rate of prompts and keys" },
+    { "head_lr", 0.01, min = 0, real = true, help = "peak learning rate of the heads" },
   },
   new = function(learner, o)
     local model = learner.model:requires_grad_(false)
@@ -46,7 +47,7 @@ return {
       modules = { prompts = prompts },
       groups = function()
         return { { params = prompts:parameters(), lr = o.prompt_lr, weight_decay = 0 },
-          { params = learner:head_parameters() } }
+          { params = learner:head_parameters(), lr = o.head_lr } }
       end,
       encode = function(images, query, batch)
         local b, at, tasks = images:size(1), {}, tasks_of(query, batch)

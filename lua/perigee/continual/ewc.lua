@@ -14,13 +14,14 @@ return {
   help = "squared distance from the last task's parameters, weighted by the Fisher information of all before",
   source = "EWC: Kirkpatrick et al., arXiv 1612.00796, equation 3; online: Schwarz et al., arXiv 1805.06370, section 4",
   options = {
-    { "weight", 100, min = 0, real = true, help = "lambda; half of it is the factor of the penalty" },
+    { "weight", 1000, min = 0, real = true, help = "lambda; half of it is the factor of the penalty" },
     { "gamma", 1, min = 0, max = 1, real = true, help = "what is left of the older Fisher information at each task" },
     { "samples", 100, min = 1, help = "images that the Fisher information of a task is averaged over" },
     { "labels", "sampled", choices = { "sampled", "true" },
       help = "classes drawn from the prediction, or the true ones" },
     { "factor", "none", choices = { "none", "probability" },
       help = "probability: squares times p(y | x), as mammoth does" },
+    require("perigee.continual").logits "current",
   },
   new = function(learner, o)
     local kept = learner.kept

@@ -1,4 +1,4 @@
 -- fda.lua - the regulariser of the same name (perigee/regularize/fda.lua) while tasks follow each other: its reference
 -- is the model as each task began with it ("previous"), or the pre-trained one ("pretrained").
 
-return require("perigee.continual").regularized "fda"
+return require("perigee.continual").regularized("fda", 1)

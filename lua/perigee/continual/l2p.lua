@@ -4,7 +4,7 @@
 --   loss  cross-entropy over the task's own classes  +  weight * sum over the chosen keys of (1 - cos(q, key))
 --
 -- The authors' code classifies the mean of the prompts' outputs; here, as in later reimplementations, the class token.
--- The code's length 10 and top 4 (the paper: 5 and 5) are for a tower of 196 patches; ours has 16, so that length is 5
+-- The code's length 10 and top 4 (the paper: 5 and 5) are for a tower of 196 patches; ours has 16, so that length is 2
 -- here.
 
 local pg = require "perigee"
@@ -22,10 +22,11 @@ return {
   source = "L2P: Wang et al., arXiv 2112.08654, equations 1 to 5; google-research/l2p",
   options = {
     { "pool", 10, min = 1, help = "prompts in the pool" },
-    { "length", 5, min = 1, help = "tokens of a prompt" },
+    { "length", 2, min = 1, help = "tokens of a prompt" },
     { "top", 4, min = 1, help = "prompts that an image takes" },
     { "pull", 1, min = 0, real = true, help = "factor of what pulls keys to queries" },
-    { "prompt_lr", 0.03, min = 0, real = true, help = "peak learning rate of prompts and keys" },
+    { "prompt_lr", 0.02, min = 0, real = true, help = "peak learning rate of prompts and keys" },
+    { "head_lr", 0.03, min = 0, real = true, help = "peak learning rate of the heads" },
   },
   new = function(learner, o)
     pg.util.check(o.top <= o.pool, "l2p: top = %d prompts from a pool of %d", o.top, o.pool)
@@ -35,7 +36,7 @@ return {
       modules = { prompts = prompts },
       groups = function()
         return { { params = prompts:parameters(), lr = o.prompt_lr, weight_decay = 0 },
-          { params = learner:head_parameters() } }
+          { params = learner:head_parameters(), lr = o.head_lr } }
       end,
       encode = function(images, query, batch)
         local chosen, pull = pool.select(query, prompts.keys, prompts.prompts, o.top)

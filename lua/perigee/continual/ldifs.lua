@@ -1,4 +1,4 @@
 -- ldifs.lua - the regulariser of the same name (perigee/regularize/ldifs.lua) while tasks follow each other: its
 -- reference is the model as each task began with it ("previous"), or the pre-trained one ("pretrained").
 
-return require("perigee.continual").regularized "ldifs"
+return require("perigee.continual").regularized("ldifs", 30)

@@ -14,8 +14,9 @@ return {
   help = "distils the heads of old tasks on the new images",
   source = "LwF: Li and Hoiem, arXiv 1606.09282, equations 2 and 3",
   options = {
-    { "weight", 1, min = 0, real = true, help = "factor of the distillation, lambda_o" },
+    { "weight", 10, min = 0, real = true, help = "factor of the distillation, lambda_o" },
     { "temperature", 2, min = 1e-3, real = true, help = "T: above 1 it raises small probabilities" },
+    require("perigee.continual").logits "current",
   },
   new = function(learner, o)
     local hooks = { wants_reference = true, all_heads = true }

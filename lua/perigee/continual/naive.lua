@@ -3,6 +3,6 @@
 return {
   help = "plain fine-tuning on each task in turn",
   source = "the lower bound of every comparison",
-  options = {},
+  options = { require("perigee.continual").logits "all" },
   new = function() return {} end,
 }

@@ -1,4 +1,4 @@
 -- proxy_fda.lua - the regulariser of the same name (perigee/regularize/proxy_fda.lua) while tasks follow each other:
 -- its reference is the model as each task began with it ("previous"), or the pre-trained one ("pretrained").
 
-return require("perigee.continual").regularized "proxy_fda"
+return require("perigee.continual").regularized("proxy_fda", 1)

@@ -20,12 +20,13 @@ local zscl = {
   options = {
     { "image", 1, min = 0, real = true, help = "factor of the distillation over texts" },
     { "text", 1, min = 0, real = true, help = "factor of the distillation over pictures" },
-    { "weight", 1, min = 0, real = true, help = "factor of the distance from the weights at the task's start" },
+    { "weight", 0.1, min = 0, real = true, help = "factor of the distance from the weights at the task's start" },
     { "temperature", 2, min = 1e-3, real = true, help = "T" },
     { "smoothing", 0.2, min = 0, max = 1, help = "label smoothing" },
     { "references", 256, min = 2, help = "reference pictures, each with a text" },
     { "drawn", 32, min = 2, help = "of them in a batch" },
     { "every", 15, min = 1, help = "steps between the weights that are averaged" },
+    require("perigee.continual").logits "current",
   },
 }
 
@@ -71,7 +72,7 @@ function zscl.new(learner, o)
 
   function hooks.task_loss(batch)
     local smooth = { label_smoothing = o.smoothing }
-    if learner.setting == "tasks" then return learner:current_loss(batch, smooth) end
+    if learner.setting == "tasks" or o.logits == "current" then return learner:current_loss(batch, smooth) end
     return pg.cross_entropy(learner.heads(batch.features), batch.labels, smooth)
   end
 

@@ -88,36 +88,33 @@ local function split_classes(o)
   local task = load(o.source, o)
   local count, order, list = #task.train.classes, {}, {}
   check_count("steps", o.steps, 1)
-  local divisors = {}
-  for d = 1, count do divisors[#divisors + 1] = count % d == 0 and d or nil end
-  util.check(count % o.steps == 0, "sequence: %d steps do not divide the %d classes of %s: take one of %s", o.steps,
-    count, o.source, table.concat(divisors, ", "))
+  util.check(o.steps <= count, "sequence: %d steps are more than the %d classes of %s", o.steps, count, o.source)
   for c = 1, count do order[c] = c end
   if o.order == "shuffled" then order = data().random(o.seed, 1):permutation(count) end
-  local each = count / o.steps
+  local first = 0
   for t = 1, o.steps do
-    local mine, names = {}, {}
+    local mine, names, each = {}, {}, math.floor(count / o.steps) + (t <= count % o.steps and 1 or 0)
     for k = 1, each do
-      mine[k] = order[(t - 1) * each + k]
+      mine[k] = order[first + k]
       names[k] = task.train.classes[mine[k]]
     end
-    local first = (t - 1) * each
     local range = ("classes %d-%d"):format(first + 1, first + each)
     list[t] = { name = #names <= 2 and table.concat(names, ", ") or range,
       classes = names, prompt = task.train.prompt, first = first, train = only(task.train, mine, first),
       test = only(task.test, mine, first) }
+    first = first + each
   end
   return list, count
 end
 
 --- The tasks of a continual run.
--- @param options {setting = "tasks": whole tasks, one after the other; or "classes": one task's classes in equal steps.
---   Of "tasks": tasks = list of names (pg.data.tasks, or "concepts": scenes by color and shape). Of "classes": source =
---   a name, steps = 5, order = "shuffled" (by the seed) or "listed". Of both: train = 1000 and test = 300 images: of
---   each task, or of the source as a whole; seed = 0; device = "cpu"}
+-- @param options {setting = "tasks": whole tasks, one after the other; or "classes": one task's classes in steps as
+--   equal as can be, the larger ones first. Of "tasks": tasks = list of names (pg.data.tasks, or "concepts": scenes by
+--   color and shape). Of "classes": source = a name, steps = 5, order = "shuffled" (by the seed) or "listed". Of both:
+--   train = 1000 and test = 300 images: of each task, or of the source as a whole; seed = 0; device = "cpu"}
 -- @return a list of tasks {name, classes = names, prompt, first = classes before it, train, test = datasets whose
 --   labels run through the sequence}, with .setting, and .classes, the number of all classes
--- @raises on an unknown task, naming the nearest; on a task named twice; on steps that do not divide the classes
+-- @raises on an unknown task, naming the nearest; on a task named twice; on more steps than classes
 return function(options)
   local o = util.options("sequence", options, { setting = "tasks", tasks = util.none, source = util.none, steps = 5,
     order = "shuffled", train = 1000, test = 300, seed = 0, device = "cpu" })
