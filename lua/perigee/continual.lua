@@ -9,7 +9,7 @@
 --   images(t)         list of {task's number, positions or nil} to train on         (default: all images of task t)
 --   groups(lr)        parameter groups for the optimiser                            (encoder and heads, at lr)
 --   encode(images, before) -> features (B, D), maps at hooks.depths                 (the encoder)
---   task_loss(batch)  -> scalar                                                     (cross-entropy)
+--   task_loss(batch)  -> scalar                                                     (cross-entropy; continual.logits)
 --   penalty(batch)    -> scalar or nil, added to it
 --   step(number)      after an optimiser's step
 --   finish()          after a task
