@@ -616,6 +616,21 @@ describe("a sequence learnt", function()
     end)
   end
 
+  -- The project's own tower, frozen, under random heads that stay: what is learnt is in the prompts alone.
+  for _, name in ipairs { "l2p", "dual_prompt", "coda_prompt" } do
+    it(name .. " is 20 points above chance by its prompts alone", function()
+      local clip = pg.models.load "recipes/clip_small"
+      local R = learn(name, { prompt_lr = 0.05 }, "tasks", 20, function(tasks, _, options, seed)
+        pg.seed(seed)
+        local learner = pg.continual.new(name, { model = clip.visual, pretrained = clip.visual:frozen(), tasks = tasks,
+          head = function(task) return pg.models.head(128, #task.classes) end, classes = 4, per_class = 4 }, options)
+        function learner.head_parameters() return {} end
+        return learner
+      end)
+      assert.is_true(R[1][1] > 0.7 and R[2][2] > 0.7, pg.run.encode(R))
+    end)
+  end
+
   it("zscl is 20 points above chance, task by task, though its heads stay", function()
     local tokenizer = pg.tokenizer.load "recipes/clip_small"
     local R = learn("zscl", { references = 16, drawn = 8, every = 10, weight = 1e-3 }, "tasks", 40,
