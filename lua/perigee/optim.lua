@@ -1,10 +1,26 @@
 -- optim.lua - AdamW and SGD over parameter lists, learning-rate schedules, gradient clipping. One op call takes a step
 -- over the whole list (core/ops/optim.c states the formulas; docs/method.md, section 7).
 
+local ffi = require "ffi"
 local pg = require "perigee"
+local call = require "perigee.call"
+local lib = require "perigee.ffi"
 local util = require "perigee.util"
 
 local optim = {}
+
+-- A parameter's gradient as the core holds it, or nil, contiguous. `p.grad` would be a handle of Lua's own, which keeps
+-- the gradient alive after zero_grad() until the collector comes by.
+local function gradient(p)
+  local grad = lib.pg_grad(p)
+  if grad == nil then return nil end
+  if lib.pg_is_contiguous(grad) ~= 0 then return grad end
+  local flat = ffi.new "pg_tensor *[1]"
+  call.check(lib.pg_contiguous(grad, flat))
+  lib.pg_set_grad(p, flat[0])
+  lib.pg_release(flat[0]) -- the parameter holds it
+  return flat[0]
+end
 
 local Optimizer = {}
 Optimizer.__index = Optimizer
@@ -46,13 +62,13 @@ function Optimizer:step()
     tostring(self.lr))
   local keys, lists = {}, {}
   for _, e in ipairs(self.entries) do
-    local grad = e.param.grad
+    local grad = gradient(e.param)
     if grad then
       local key = table.concat({ e.steps, e.ratio, e.weight_decay, e.param:dtype(), e.param:device() }, " ")
       if not lists[key] then keys[#keys + 1], lists[key] = key, { entries = {}, grads = {} } end
       local list = lists[key]
       list.entries[#list.entries + 1] = e
-      list.grads[#list.grads + 1] = grad:is_contiguous() and grad or grad:contiguous()
+      list.grads[#list.grads + 1] = grad
     end
   end
   pg.no_grad(function()
@@ -140,14 +156,7 @@ end
 function optim.clip_grad_norm(params, max_norm)
   util.check(type(params) == "table", "optim.clip_grad_norm: expected a list of parameters, got %s", type(params))
   local grads = {}
-  for _, p in ipairs(params) do
-    local grad = p.grad
-    if grad and not grad:is_contiguous() then
-      grad = grad:contiguous()
-      p.grad = grad
-    end
-    grads[#grads + 1] = grad
-  end
+  for _, p in ipairs(params) do grads[#grads + 1] = gradient(p) end
   if #grads == 0 then return 0 end
   return pg.no_grad(function() return pg.clip_grad_norm_(grads, { max_norm = max_norm }) end):item()
 end

@@ -138,6 +138,40 @@ describe("training", function()
   end)
 end)
 
+describe("an optimiser", function()
+  it("leaves no gradient to the collector: zero_grad gives their memory back at once", function()
+    local w = pg.ones(1000, 100):requires_grad_(true)
+    local opt = pg.optim.SGD({ w }, { lr = 0.1 })
+    local function step()
+      pg.scope(function()
+        (w * w):sum():backward()
+        pg.optim.clip_grad_norm({ w }, 1)
+        opt:step()
+      end)
+      opt:zero_grad()
+    end
+    step()
+    collectgarbage()
+    collectgarbage "stop"
+    local before = pg.memory().live
+    for _ = 1, 3 do step() end
+    local after = pg.memory().live
+    collectgarbage "restart"
+    assert.are.equal(before, after)
+  end)
+
+  it("takes a gradient whose rows lie apart, and leaves it to the parameter when a scope ends", function()
+    local w = pg.zeros(2, 3):requires_grad_(true)
+    w.grad = pg.tensor({ { 1, 2 }, { 3, 4 }, { 5, 6 } }):t()
+    pg.scope(function()
+      assert.is_true(math.abs(pg.optim.clip_grad_norm({ w }, 100) - math.sqrt(91)) < 1e-5)
+      pg.optim.SGD({ w }, { lr = 1 }):step()
+    end)
+    assert.are.same({ { -1, -3, -5 }, { -2, -4, -6 } }, w:totable())
+    assert.are.same({ { 1, 3, 5 }, { 2, 4, 6 } }, w.grad:totable())
+  end)
+end)
+
 describe("a gradient that was read inside a scope", function()
   it("stays with its parameter, and the next backward adds to it", function()
     local w, x = pg.ones(4, 3):requires_grad_(true), pg.ones(5, 4)
