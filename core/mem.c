@@ -2,9 +2,9 @@
  *
  * Freed blocks are kept by size class and handed out again: a training step asks for the same sizes every time, and the
  * first touch of fresh pages costs more than most kernels. Sizes are rounded to a sixteenth of their power of two, so
- * at most 1/16 is wasted. Live and cached bytes together stay within 5/4 of what was ever live at once (and the cache
- * within a quarter of the machine's memory); what exceeds that goes back to the system, the longest unused first, so
- * that the sizes in use stay.
+ * at most 1/16 is wasted, and a tensor may take a free block that is up to 1/8 too large. Live and cached bytes
+ * together stay within what was ever live at once (and the cache within a quarter of the machine's memory); what
+ * exceeds that goes back to the system, the longest unused first, so that the sizes in use stay.
  */
 #include "core.h"
 #include <pthread.h>
@@ -18,6 +18,7 @@
 
 enum { CLASSES = 64 * 16, ALIGNMENT = 64 };
 static const size_t CACHE_LEAST = (size_t)1 << 24;
+static const size_t NEAR = (size_t)1 << 20; /* bytes from which a block that is a little too large will do */
 
 typedef struct block {     /* a free block's header lives in host memory: the block itself may be on another device */
   struct block *up, *down; /* in its class, the newest on top; `down` also links spare headers */
@@ -130,10 +131,20 @@ static void trim_to(int32_t device, size_t limit) {
   }
 }
 
-/* What the cache may hold now. */
-static size_t cache_room(const pg_memory *stats) {
-  int64_t room = stats->peak + stats->peak / 4 - stats->live;
+/* What the cache may hold when `more` bytes will be live. */
+static size_t cache_room(const pg_memory *stats, int64_t more) {
+  int64_t room = stats->peak - stats->live - more;
   return PG_MAX(CACHE_LEAST, PG_MIN(cache_most(), (size_t)PG_MAX(room, 0)));
+}
+
+/* The newest free block of class k; for a tensor, which remembers what it got, also of the classes just above. */
+static block *free_block(int32_t device, int k, size_t capacity, int64_t tensor) {
+  int last = tensor && capacity >= NEAR ? PG_MIN(k + 2, CLASSES - 1) : k;
+  for (; k <= last; k++) {
+    block *b = pools[device].free[k];
+    if (b && b->capacity >= capacity && b->capacity <= capacity + capacity / 8) return b;
+  }
+  return NULL;
 }
 
 /* Counts a tensor along where asked, so that one turn of the lock serves both. */
@@ -143,11 +154,13 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
   int k = size_class(bytes, capacity), status = PG_OK;
   pg_memory *stats = &pools[device].stats;
   pthread_mutex_lock(&lock);
-  block *b = pools[device].free[k];
-  if (b && b->capacity == *capacity) {
-    *data = b->data;
-    cache_remove(device, k, b);
+  block *b = free_block(device, k, *capacity, tensor);
+  size_t same;
+  if (b) {
+    *data = b->data, *capacity = b->capacity;
+    cache_remove(device, size_class(b->capacity, &same), b);
   } else {
+    trim_to(device, cache_room(stats, (int64_t)*capacity));
     status = vtable->alloc(*capacity, data);
     if (status == PG_ERR_MEMORY) { /* what the cache holds may be what is missing */
       trim_to(device, 0);
@@ -159,7 +172,7 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
     stats->live += (int64_t)*capacity;
     stats->peak = PG_MAX(stats->peak, stats->live);
     stats->tensors += tensor;
-    trim_to(device, cache_room(stats));
+    trim_to(device, cache_room(stats, 0));
   }
   int64_t live = stats->live, tensors = stats->tensors;
   pthread_mutex_unlock(&lock);
@@ -181,7 +194,7 @@ static void block_give(int32_t device, void *data, size_t capacity, int64_t tens
     b->data = data, b->capacity = capacity;
     mark(devices[device], data, 0, capacity);
     cache_push(device, k, b);
-    trim_to(device, cache_room(stats));
+    trim_to(device, cache_room(stats, 0));
   } else {
     mark(devices[device], data, capacity, capacity);
     devices[device]->free(data, capacity);
