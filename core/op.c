@@ -237,10 +237,9 @@ static bool wants_gradient(const pg_call *c, pg_tensor *const *in) {
   return false;
 }
 
-static int run_forward(pg_call *c, int32_t op, int32_t device, int32_t dtype) {
+static int run_forward(pg_call *c, int32_t op, int32_t device, int32_t dtype, pg_kernel kernel) {
   if (c->op->shape) PG_TRY(c->op->shape(c));
   if (c->op->flags & PG_F_VIEW) return c->op->view(c);
-  pg_kernel kernel = kernel_of(op, device, dtype, false);
   if (kernel) {
     if (c->op->flags & PG_F_RANDOM) pg_rng_reserve((uint64_t)pg_numel(c->in[0]), &c->seed, &c->offset);
     return pg_unless_stopped(kernel(c));
@@ -307,12 +306,13 @@ int pg_apply(int32_t op, pg_tensor *const *in, int32_t n_in, const pg_value *par
   c.in = n_in > 8 ? calloc((size_t)n_in, sizeof *c.in) : few;
   if (!c.in) return pg_fail(PG_ERR_MEMORY, "out of memory");
   int status = flatten_inputs(&c, in);
-  if (!status) status = run_forward(&c, op, device, dtype);
+  pg_kernel forward = kernel_of(op, device, dtype, false);
+  if (!status) status = run_forward(&c, op, device, dtype, forward);
   if (!status && writes) after_writing(&c);
   if (!status) status = check_outputs(&c, device);
   if (!status && pg_recording() && !c.op->info.no_backward && wants_gradient(&c, in)) {
     pg_kernel backward = kernel_of(op, device, dtype, true);
-    status = backward ? pg_record(&c, in, backward, n_params)
+    status = backward ? pg_record(&c, in, forward, backward, n_params)
                       : pg_fail(PG_ERR_DTYPE, "%s: no gradient for %s on %s", c.op->info.name, pg_dtype_name(dtype),
                                 pg_device_name(device));
   }

@@ -53,7 +53,13 @@ typedef struct pg_op {
   pg_kernel forward[PG_DTYPES]; /* by the dtype of the first input that is present; NULL: not for this dtype */
   pg_kernel backward[PG_DTYPES];
   uint32_t needs; /* what backward reads: PG_NEED_IN(i) | PG_NEED_OUT(i); the rest are shells */
+  /* Whether this call costs little beside a matrix product, so that what it gave may be computed again in backward by
+   * who asks for it in `again`; NULL: no. It then keeps all its inputs. */
+  bool (*cheap)(const pg_call *c);
+  uint32_t again; /* of `needs`: inputs not kept where a cheap call made them, outputs not kept of a cheap call */
 } pg_op;
+
+static inline bool pg_always(const pg_call *c) { return true; }
 
 #define PG_NEED_IN(i) (1u << (i))
 #define PG_NEED_OUT(i) (1u << (16 + (i)))

@@ -17,7 +17,7 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 9,         /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_ABI = 10,        /* raised whenever this slice changes; compared when the Lua package loads the library */
   PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
   PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
@@ -109,6 +109,9 @@ int pg_comm_share(pg_tensor *const *leaves, const int32_t *groups, int32_t n, in
 void pg_comm_last_words(const char *text); /* what is added to the line that says that a process died */
 void pg_comm_leave(void); /* this process fails and says why itself; nobody need say that it has ended */
 int pg_comm_close(void);  /* waits for the others; done by itself where the process exits with status 0 */
+/* On (1): of the calls recorded until off (0), backward computes again what it reads, from what came from outside and
+ * was kept. -1 asks; returns the previous state; on while on changes nothing. */
+int32_t pg_checkpoint(int32_t on);
 
 /* ---- memory, generator, threads --------------------------------------------------------------------------------- */
 

@@ -7,6 +7,12 @@
  *
  * Saved tensors remember the version of their storage. Before a single gradient is written every version in the graph
  * is checked, so that a tensor overwritten in place is an error and never a wrong gradient.
+ *
+ * Not everything that backward reads is kept: some is computed again, by the call that made it, from what that call
+ * keeps. It is what cheap calls (pg_op.cheap) give to ops that ask for it (pg_op.again), and everything inside a
+ * checkpoint (Chen et al., arXiv 1604.06174). The same kernels run on the same values, drawing the same random
+ * numbers, so the bits are the same. A call that may run again keeps all its inputs, as values or as the promise of
+ * the call that made them.
  */
 #include "tape.h"
 #include "comm.h"
@@ -20,14 +26,20 @@ typedef struct pg_edge { /* where an input's gradient goes */
 typedef struct pg_saved { /* an input or output as backward will see it */
   pg_tensor *t;           /* an alias, or a shell where only the shape is needed; NULL: an absent input */
   int64_t version;        /* of the storage when it was saved */
+  bool again;             /* a shell: an input's value comes from its edge's node, an output's from this one */
 } pg_saved;
 
 struct pg_node {
   int64_t refs;
-  uint64_t order; /* calls are numbered; a node is always newer than what it used */
-  uint64_t mark;  /* the backward pass that last saw it */
+  uint64_t order;  /* calls are numbered; a node is always newer than what it used */
+  uint64_t mark;   /* the backward pass that last saw it */
+  uint64_t wanted; /* the turn of make_again that last asked for it */
   const pg_op *op;
-  pg_kernel backward;
+  pg_kernel forward, backward;
+  int64_t checkpoint;              /* the one that the call was made in; 0: none */
+  bool repeats;                    /* it keeps what it takes to run forward again */
+  int32_t awaited;                 /* slots that its outputs may be computed again for */
+  pg_tensor *made[PG_MAX_OUTPUTS]; /* those outputs, while backward needs them */
   pg_value *params;
   uint64_t seed, offset;
   bool bf16;
@@ -41,7 +53,8 @@ struct pg_node {
 };
 
 static bool enabled = true;
-static uint64_t calls = 0, passes = 0;
+static uint64_t calls = 0, passes = 0, turns = 0;
+static int64_t checkpoint = 0, checkpoints = 0; /* the one that is open; how many there were */
 
 int32_t pg_grad_enabled(int32_t on) {
   bool before = enabled;
@@ -51,14 +64,29 @@ int32_t pg_grad_enabled(int32_t on) {
 
 bool pg_recording(void) { return enabled; }
 
+int32_t pg_checkpoint(int32_t on) {
+  bool before = checkpoint != 0;
+  if (!on) checkpoint = 0;
+  if (on > 0 && !before) checkpoint = ++checkpoints;
+  return before;
+}
+
 /* ---- dropping: a loop, not a recursion, since a graph may be a hundred thousand calls deep ---------------------- */
 
+static void drop_made(pg_node *n) {
+  for (int32_t i = 0; i < n->n_out; i++) pg_release(n->made[i]), n->made[i] = NULL;
+}
+
 static void node_spend(pg_node *n) { /* lets go of everything that backward would read */
-  for (int32_t i = 0; i < n->n_in; i++) pg_release(n->in[i].t), n->in[i].t = NULL;
+  for (int32_t i = 0; i < n->n_in; i++) {
+    if (n->in[i].again && --n->edges[i].node->awaited == 0) drop_made(n->edges[i].node);
+    pg_release(n->in[i].t), n->in[i] = (pg_saved){0};
+  }
   for (int32_t i = 0; i < n->n_out; i++) {
-    pg_release(n->out[i].t), n->out[i].t = NULL;
+    pg_release(n->out[i].t), n->out[i] = (pg_saved){0};
     pg_release(n->grad[i]), n->grad[i] = NULL;
   }
+  drop_made(n);
   n->spent = true;
 }
 
@@ -77,13 +105,15 @@ void pg_node_release(pg_node *node) {
   node->next = NULL;
   for (pg_node *list = node; list;) {
     pg_node *n = list;
-    list = unlink_edges(n, n->next);
     node_spend(n);
+    list = unlink_edges(n, n->next);
     free(n);
   }
 }
 
 /* ---- recording -------------------------------------------------------------------------------------------------- */
+
+enum { WORTH = 1 << 14 }; /* elements below which keeping a value costs less than a second call */
 
 static int save(pg_saved *slot, pg_tensor *t, bool value) {
   if (!t) return PG_OK;
@@ -91,7 +121,37 @@ static int save(pg_saved *slot, pg_tensor *t, bool value) {
   return value ? pg_alias(t, &slot->t) : pg_new_shell(t, &slot->t);
 }
 
-int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backward, int n_params) {
+static bool reads_input(const pg_op *op, int32_t i) { /* in backward */
+  return op->needs == PG_NEED_ALL_IN || (i < 16 && op->needs & PG_NEED_IN(i));
+}
+
+/* Whether input i, made by the call `from`, will be computed again. A view of what a cheap call gave stands for it. */
+static bool made_again(const pg_node *n, int32_t i, const pg_node *from, const pg_tensor *t) {
+  if (!from || !from->repeats) return false;
+  if (n->checkpoint || from->checkpoint) return n->checkpoint == from->checkpoint;
+  return n->op->flags & PG_F_VIEW || (i < 16 && n->op->again & PG_NEED_IN(i) && pg_numel(t) >= WORTH);
+}
+
+static int record_inputs(pg_node *n, const pg_call *c, pg_tensor *const *original_in) {
+  const pg_arg_info *info = c->op->info.inputs;
+  n->repeats = n->checkpoint || (c->op->cheap && c->op->cheap(c));
+  for (int32_t i = 0; i < c->n_in; i++) {
+    pg_tensor *t = original_in[i];
+    bool flows = t && t->requires_grad && pg_is_float(t->dtype) && !(info->flags & (PG_NO_GRAD | PG_INDEX));
+    if (flows && t->node)
+      t->node->refs++, n->edges[i] = (pg_edge){t->node, t->node_output, NULL};
+    else if (flows)
+      n->edges[i].leaf = pg_retain(t);
+    bool again = made_again(n, i, n->edges[i].node, t);
+    PG_TRY(save(&n->in[i], c->in[i], !again && (n->repeats || reads_input(c->op, i))));
+    if (again) n->in[i].again = true, n->edges[i].node->awaited++;
+    if (again && c->op->flags & PG_F_VIEW) n->repeats = true;
+    if (!(info->flags & PG_LIST)) info++;
+  }
+  return PG_OK;
+}
+
+int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel forward, pg_kernel backward, int n_params) {
   /* the node and its three arrays in one piece: edges, saved inputs, parameters */
   size_t inputs = (size_t)c->n_in, params = sizeof(pg_value) * (size_t)n_params;
   pg_node *n = calloc(1, sizeof *n + inputs * (sizeof *n->edges + sizeof *n->in) + params);
@@ -99,29 +159,24 @@ int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backwar
   *n = (pg_node){.refs = 1,
                  .order = ++calls,
                  .op = c->op,
+                 .forward = forward,
                  .backward = backward,
+                 .checkpoint = checkpoint,
                  .seed = c->seed,
                  .offset = c->offset,
                  .bf16 = c->bf16,
                  .n_in = c->n_in,
                  .n_out = c->n_out};
-  int status = PG_OK;
   n->edges = (pg_edge *)(n + 1), n->in = (pg_saved *)(n->edges + inputs), n->params = (pg_value *)(n->in + inputs);
   if (n_params) memcpy(n->params, c->p, params);
-  const pg_arg_info *info = c->op->info.inputs;
-  for (int32_t i = 0; i < c->n_in && !status; i++) {
-    bool needed = c->op->needs == PG_NEED_ALL_IN || (i < 16 && c->op->needs & PG_NEED_IN(i));
-    if ((status = save(&n->in[i], c->in[i], needed))) break;
-    pg_tensor *t = original_in[i];
-    bool flows = t && t->requires_grad && pg_is_float(t->dtype) && !(info->flags & (PG_NO_GRAD | PG_INDEX));
-    if (flows && t->node)
-      t->node->refs++, n->edges[i] = (pg_edge){t->node, t->node_output, NULL};
-    else if (flows)
-      n->edges[i].leaf = pg_retain(t);
-    if (!(info->flags & PG_LIST)) info++;
+  int status = record_inputs(n, c, original_in);
+  for (int32_t i = 0; i < c->n_out && !status; i++) {
+    bool needed = (c->op->needs >> 16) & (1u << i);
+    bool again = needed && (n->checkpoint || (n->repeats && c->op->again & PG_NEED_OUT(i)));
+    status = save(&n->out[i], c->out[i], needed && !again);
+    n->out[i].again = again;
+    if (again) n->awaited++;
   }
-  for (int32_t i = 0; i < c->n_out && !status; i++)
-    status = save(&n->out[i], c->out[i], (c->op->needs >> 16) & (1u << i));
   if (status) return pg_node_release(n), status;
   for (int32_t i = 0; i < c->n_out; i++) {
     if (!c->out[i] || !pg_is_float(c->out[i]->dtype)) continue;
@@ -132,36 +187,107 @@ int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backwar
   return PG_OK;
 }
 
-/* ---- backward --------------------------------------------------------------------------------------------------- */
+/* ---- computing again --------------------------------------------------------------------------------------------- */
+
+static pg_call call_of(const pg_node *n) { /* as it was made, without its tensors */
+  return (pg_call){.op = n->op,
+                   .n_in = n->n_in,
+                   .n_out = n->n_out,
+                   .p = n->params,
+                   .seed = n->seed,
+                   .offset = n->offset,
+                   .bf16 = n->bf16};
+}
+
+/* Puts what input i held at the call into *out, contiguous where the kernel wants it so, with a reference. */
+static int value_of(const pg_node *n, int32_t i, bool strided, pg_tensor **out) {
+  if (!n->in[i].again) return *out = pg_retain(n->in[i].t), PG_OK;
+  pg_tensor *made = n->edges[i].node->made[n->edges[i].output];
+  if (strided || n->op->flags & PG_F_VIEW) return *out = pg_retain(made), PG_OK;
+  return pg_contiguous(made, out);
+}
+
+static int repeat(pg_node *n) {
+  pg_call c = call_of(n);
+  const pg_arg_info *info = n->op->info.inputs;
+  int status = PG_OK;
+  if (!(c.in = calloc((size_t)n->n_in, sizeof *c.in))) return pg_fail(PG_ERR_MEMORY, "out of memory");
+  for (int32_t i = 0; i < n->n_in && !status; i++) {
+    status = value_of(n, i, info->flags & PG_STRIDED, &c.in[i]);
+    if (!(info->flags & PG_LIST)) info++;
+  }
+  if (!status && n->op->shape) status = n->op->shape(&c);
+  if (!status) status = n->op->flags & PG_F_VIEW ? n->op->view(&c) : pg_unless_stopped(n->forward(&c));
+  for (int32_t i = 0; i < n->n_in; i++) pg_release(c.in[i]);
+  for (int32_t i = 0; i < n->n_out; i++) n->made[i] = c.out[i];
+  if (status) drop_made(n);
+  return free(c.in), status;
+}
+
+typedef struct node_list {
+  pg_node **nodes;
+  int64_t count, room;
+} node_list;
+
+static int list_add(node_list *list, pg_node *n) {
+  if (list->count == list->room) {
+    int64_t room = PG_MAX(64, 2 * list->room);
+    pg_node **more = realloc(list->nodes, sizeof *more * (size_t)room);
+    if (!more) return pg_fail(PG_ERR_MEMORY, "out of memory");
+    list->nodes = more, list->room = room;
+  }
+  return list->nodes[list->count++] = n, PG_OK;
+}
 
 static int newest_first(const void *a, const void *b) {
   uint64_t x = (*(pg_node *const *)a)->order, y = (*(pg_node *const *)b)->order;
   return x < y ? 1 : x > y ? -1 : 0;
 }
 
+/* Adds the calls whose outputs stand for inputs of n: those that its backward reads, or all, for running it again. */
+static int want_inputs(node_list *list, const pg_node *n, bool all, uint64_t turn) {
+  for (int32_t i = 0; i < n->n_in; i++) {
+    pg_node *from = n->edges[i].node;
+    if (!n->in[i].again || !(all || reads_input(n->op, i)) || from->made[0] || from->wanted == turn) continue;
+    from->wanted = turn;
+    PG_TRY(list_add(list, from));
+  }
+  return PG_OK;
+}
+
+/* Runs again whatever n's backward needs and nobody kept, the oldest call first. */
+static int make_again(pg_node *n) {
+  node_list list = {0};
+  uint64_t turn = ++turns;
+  int status = want_inputs(&list, n, false, turn);
+  for (int32_t i = 0; i < n->n_out && !status; i++)
+    if (n->out[i].again && !n->made[0] && n->wanted != turn) n->wanted = turn, status = list_add(&list, n);
+  for (int64_t at = 0; at < list.count && !status; at++) status = want_inputs(&list, list.nodes[at], true, turn);
+  if (list.count > 1) qsort(list.nodes, (size_t)list.count, sizeof *list.nodes, newest_first);
+  for (int64_t at = list.count - 1; at >= 0 && !status; at--) status = repeat(list.nodes[at]);
+  return free(list.nodes), status;
+}
+
+/* ---- backward --------------------------------------------------------------------------------------------------- */
+
 /* Every node that t depends on, newest first, each with a reference held. */
-static int collect(pg_node *root, pg_node ***out, int64_t *count) {
-  int64_t n = 0, room = 256;
-  pg_node **nodes = malloc(sizeof *nodes * (size_t)room);
+static int collect(pg_node *root, node_list *list) {
   uint64_t pass = ++passes;
-  if (!nodes) return pg_fail(PG_ERR_MEMORY, "out of memory");
-  root->mark = pass, root->refs++, nodes[n++] = root;
-  for (int64_t at = 0; at < n; at++)
-    for (int32_t i = 0; i < nodes[at]->n_in; i++) {
-      pg_node *from = nodes[at]->edges[i].node;
+  int status = list_add(list, root);
+  if (status) return status;
+  root->mark = pass, root->refs++;
+  for (int64_t at = 0; at < list->count; at++)
+    for (int32_t i = 0; i < list->nodes[at]->n_in; i++) {
+      pg_node *from = list->nodes[at]->edges[i].node;
       if (!from || from->mark == pass) continue;
-      if (n == room) {
-        pg_node **more = realloc(nodes, sizeof *nodes * (size_t)(room *= 2));
-        if (!more) {
-          for (int64_t k = 0; k < n; k++) pg_node_release(nodes[k]);
-          return free(nodes), pg_fail(PG_ERR_MEMORY, "out of memory");
-        }
-        nodes = more;
+      if ((status = list_add(list, from))) {
+        for (int64_t k = 0; k < list->count; k++) pg_node_release(list->nodes[k]);
+        return free(list->nodes), status;
       }
-      from->mark = pass, from->refs++, nodes[n++] = from;
+      from->mark = pass, from->refs++;
     }
-  qsort(nodes, (size_t)n, sizeof *nodes, newest_first);
-  return *out = nodes, *count = n, PG_OK;
+  qsort(list->nodes, (size_t)list->count, sizeof *list->nodes, newest_first);
+  return PG_OK;
 }
 
 static int check_saved(const pg_node *n, const pg_saved *slot, const char *role, const char *name) {
@@ -214,21 +340,34 @@ static int leaf_gather(pg_tensor *leaf, pg_tensor *grad) {
   return gather(&leaf->grad, grad);
 }
 
+/* A part's gradient is added where it belongs in the whole's, when that is there already and the part lies in one
+ * piece: the parts of a packed projection would each make a whole of zeros otherwise. */
+static int add_part(pg_node *n, bool *added) {
+  pg_edge *e = &n->edges[0];
+  pg_tensor *whole = e->node ? e->node->grad[e->output] : NULL;
+  *added = false;
+  if (!(n->op->flags & PG_F_VIEW) || !whole || !n->grad[0] || !pg_is_contiguous(whole)) return PG_OK;
+  if (pg_numel(n->grad[0]) >= pg_numel(whole)) return PG_OK;
+  pg_call c = {.op = n->op, .n_in = 1, .in = &whole, .n_out = 1, .p = n->params};
+  PG_TRY(n->op->view(&c));
+  int status = PG_OK;
+  if (pg_is_contiguous(c.out[0])) *added = true, status = pg_add_into(c.out[0], n->grad[0]);
+  return pg_release(c.out[0]), status;
+}
+
 static int run_node(pg_node *n) {
-  pg_call c = {.op = n->op,
-               .n_in = n->n_in,
-               .n_out = n->n_out,
-               .p = n->params,
-               .seed = n->seed,
-               .offset = n->offset,
-               .bf16 = n->bf16};
+  bool added;
+  PG_TRY(add_part(n, &added));
+  if (added) return PG_OK;
+  pg_call c = call_of(n);
   pg_tensor *few[2 * 8] = {0}, **room = few;
   if (n->n_in > 8 && !(room = calloc(2 * (size_t)n->n_in, sizeof *room)))
     return pg_fail(PG_ERR_MEMORY, "out of memory");
   c.in = room, c.grad_in = room + n->n_in;
-  int status = PG_OK;
+  const pg_arg_info *info = n->op->info.inputs;
+  int status = make_again(n);
   for (int32_t i = 0; i < n->n_out && !status; i++) {
-    c.out[i] = n->out[i].t;
+    c.out[i] = n->out[i].again ? n->made[i] : n->out[i].t;
     /* Nobody can use a hidden one: it has no gradient, and none is read. */
     bool hidden = n->op->info.outputs[i].flags & PG_HIDDEN;
     if (!n->grad[i] && !hidden && pg_is_float(c.out[i]->dtype)) { /* nothing flowed back into this output */
@@ -237,12 +376,17 @@ static int run_node(pg_node *n) {
     c.grad_out[i] = n->grad[i];
   }
   for (int32_t i = 0; i < n->n_in && !status; i++) {
-    c.in[i] = n->in[i].t;
-    if (n->edges[i].node || n->edges[i].leaf) status = pg_new_like(c.in[i], &c.grad_in[i]);
+    if (reads_input(n->op, i))
+      status = value_of(n, i, info->flags & PG_STRIDED, &c.in[i]);
+    else
+      c.in[i] = pg_retain(n->in[i].t);
+    if (!status && (n->edges[i].node || n->edges[i].leaf)) status = pg_new_like(c.in[i], &c.grad_in[i]);
+    if (!(info->flags & PG_LIST)) info++;
   }
   if (!status) status = n->backward(&c);
   for (int32_t i = 0; i < n->n_in; i++) {
     pg_edge *e = &n->edges[i];
+    pg_release(c.in[i]);
     if (!c.grad_in[i]) continue;
     if (status)
       pg_release(c.grad_in[i]);
@@ -265,9 +409,10 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
   if (grad && (!pg_same_shape(t, grad) || grad->dtype != t->dtype))
     return pg_fail(PG_ERR_SHAPE, "backward: the gradient %s %s does not fit the tensor %s %s",
                    pg_dtype_name(grad->dtype), pg_shape_text(grad, a), pg_dtype_name(t->dtype), pg_shape_text(t, b));
-  pg_node **nodes = NULL;
-  int64_t count = 0;
-  if (t->node) PG_TRY(collect(t->node, &nodes, &count));
+  node_list list = {0};
+  if (t->node) PG_TRY(collect(t->node, &list));
+  pg_node **nodes = list.nodes;
+  int64_t count = list.count;
   int status = check_leaf(t);
   for (int64_t i = 0; i < count && !status; i++) status = check_node(nodes[i]);
   pg_tensor *seed = NULL;
@@ -292,6 +437,7 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
     if (sharing) pg_buckets_progress();
     status = pg_unless_stopped(status);
     for (int32_t k = 0; k < n->n_out; k++) pg_release(n->grad[k]), n->grad[k] = NULL;
+    drop_made(n); /* whoever read it is newer, and done */
     if (!retain && !status) {
       node_spend(n);
       unlink_edges(n, NULL); /* none of them dies here: this pass still holds every node */

@@ -4,7 +4,7 @@
 #include "op.h"
 
 bool pg_recording(void);
-int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel backward, int n_params);
+int pg_record(const pg_call *c, pg_tensor *const *original_in, pg_kernel forward, pg_kernel backward, int n_params);
 void pg_node_release(pg_node *node);
 
 #endif

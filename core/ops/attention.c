@@ -151,6 +151,11 @@ static int attention_shape(pg_call *c) {
   return pg_out(c, 1, q->dtype, 3, shape);
 }
 
+/* At most a sixteenth of the projections around it: 2 S W multiply-adds a query against their 4 W W, W all heads'. */
+static bool attention_is_short(const pg_call *c) {
+  return c->in[1]->shape[2] * 8 <= c->in[0]->shape[1] * c->in[0]->shape[3];
+}
+
 const pg_op pg_op_attention = {
     .info =
         {.name = "attention",
@@ -169,6 +174,8 @@ const pg_op pg_op_attention = {
              "{q = randn(2, 1, 3, 4), k = randn(2, 1, 6, 4), v = randn(2, 1, 6, 4), mask = randn(3, 6), scale = 0.7}")},
     .shape = attention_shape,
     .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_IN(2) | PG_NEED_IN(3) | PG_NEED_OUT(0) | PG_NEED_OUT(1),
+    .cheap = attention_is_short,
+    .again = PG_NEED_OUT(0), /* the projection behind it asks for the same */
     .forward = PG_REALS(attention_forward),
     .backward = PG_REALS(attention_backward)};
 #endif

@@ -191,6 +191,7 @@ const pg_op pg_op_conv2d = {
                             "{x = randn(1, 1, 2, 2), weight = randn(1, 1, 3, 3), padding = {4}, stride = {3}}")},
     .shape = conv2d_shape,
     .needs = PG_NEED_IN(0) | PG_NEED_IN(1),
+    .again = PG_NEED_IN(0),
     .forward = PG_REALS(conv2d_forward),
     .backward = PG_REALS(conv2d_backward)};
 #endif

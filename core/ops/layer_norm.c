@@ -105,6 +105,7 @@ const pg_op pg_op_layer_norm = {
              .method = 1},
     .shape = layer_norm_shape,
     .needs = PG_NEED_IN(0) | PG_NEED_IN(1) | PG_NEED_OUT(1) | PG_NEED_OUT(2),
+    .cheap = pg_always,
     .forward = PG_REALS(layer_norm_forward),
     .backward = PG_REALS(layer_norm_backward)};
 #endif

@@ -79,6 +79,7 @@ const pg_op pg_op_linear = {
              .method = 1},
     .shape = linear_shape,
     .needs = PG_NEED_IN(0) | PG_NEED_IN(1),
+    .again = PG_NEED_IN(0), /* an activation or LayerNorm before it is not kept twice */
     .forward = PG_REALS(linear_forward),
     .backward = PG_REALS(linear_backward)};
 #endif

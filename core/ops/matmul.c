@@ -146,6 +146,7 @@ const pg_op pg_op_matmul = {
              .method = 1},
     .shape = matmul_shape,
     .needs = PG_NEED_IN(0) | PG_NEED_IN(1),
+    .again = PG_NEED_IN(0) | PG_NEED_IN(1),
     .forward = PG_REALS(matmul_forward),
     .backward = PG_REALS(matmul_backward)};
 #endif

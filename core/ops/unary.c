@@ -119,6 +119,7 @@ static int int_abs(pg_call *c) {
                .outputs = PG_ARGS({"y", 0, "the shape of x"}),                                                         \
                .samples = PG_SAMPLES(__VA_ARGS__),                                                                     \
                .method = 1},                                                                                           \
+      .cheap = (NEEDS) == X ? pg_always : NULL, /* x is kept anyway */                                                 \
       .shape = unary_shape,                                                                                            \
       .needs = NEEDS,                                                                                                  \
       .forward = {[PG_FLOAT32] = NAME##_forward_f32, [PG_FLOAT64] = NAME##_forward_f64, [PG_INT32] = INT},             \

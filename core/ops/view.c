@@ -4,11 +4,11 @@
  * that the forward took receives grad_out. `expand` alone reads one place many times, so its gradient is a sum. */
 #include "../op.h"
 
-/* grad_in's own view, made by the forward's rule, gets grad_out; the rest is zero. */
+/* grad_in's own view, made by the forward's rule, gets grad_out; the rest, if there is any, is zero. */
 static int view_backward(pg_call *c) {
   pg_tensor *source[1] = {c->grad_in[0]};
   pg_call again = {.op = c->op, .n_in = 1, .in = source, .p = c->p, .n_out = 1};
-  PG_TRY(pg_fill_new(c->grad_in[0], 0));
+  if (pg_numel(c->grad_out[0]) < pg_numel(c->grad_in[0])) PG_TRY(pg_fill_new(c->grad_in[0], 0));
   PG_TRY(c->op->view(&again));
   int status = pg_copy_new(again.out[0], c->grad_out[0]);
   pg_release(again.out[0]);
@@ -55,6 +55,10 @@ static int reshape_backward(pg_call *c) {
   pg_tensor *same;
   PG_TRY(pg_view(c->grad_out[0], c->in[0]->ndim, c->grad_in[0]->shape, c->grad_in[0]->stride, c->grad_out[0]->offset,
                  &same));
+  if (atomic_load(&same->storage->refs) == 2) { /* the tape's and ours: nobody else will see what is added to it */
+    pg_release(c->grad_in[0]);
+    return c->grad_in[0] = same, PG_OK;
+  }
   int status = pg_copy_new(c->grad_in[0], same);
   pg_release(same);
   return status;

@@ -8,6 +8,7 @@ local lfs = require "lfs"
 local json = require "cjson"
 local nn = require "perigee.nn"
 local checkpoint = require "perigee.models.checkpoint"
+local transformer = require "perigee.models.transformer"
 
 local vit, clip = require "perigee.models.vit", require "perigee.models.clip"
 local dinov2, mae = require "perigee.models.dinov2", require "perigee.models.mae"
@@ -45,6 +46,20 @@ function models.mix(model, other, share)
   pg.no_grad(function()
     for i, t in ipairs(mine) do t:copy_(theirs[i] * (1 - share) + t * share) end
   end)
+end
+
+-- ---- memory -----------------------------------------------------------------------------------------------------------
+
+--- Has a model's blocks keep for backward only what enters them, and compute the rest again (pg.checkpoint): the same
+-- gradients, bit for bit, for a quarter more time and a fraction of the memory (docs/performance.md has figures).
+-- @param model  from pg.models, or a module that holds one
+-- @param on     default true; false undoes it
+-- @return the model
+-- @raises when there is no block in it
+function models.recompute(model, on)
+  util.check(nn.is_module(model) and transformer.recompute(model, on ~= false) > 0,
+    "models.recompute: takes a model with blocks, got %s", tostring(model))
+  return model
 end
 
 -- ---- files of other libraries ---------------------------------------------------------------------------------------

@@ -418,6 +418,23 @@ function tensor.autocast(precision, fn, ...)
   return unpack(results, 2)
 end
 
+--- Activation checkpointing (Chen et al., arXiv 1604.06174): runs fn(...), and of what it computes keeps only what came
+-- from outside. backward() computes the rest again: the same numbers, drawn anew where they were random, and the same
+-- gradients, bit for bit, for memory of one such call at a time and about a quarter more time. What the last steps of fn
+-- gave is not computed again where nothing reads it. Inside another checkpoint this changes nothing. Every tensor that fn
+-- makes, but for those that it returns, lets go of its memory, as in pg.scope.
+-- @param fn  a function; further arguments are passed to it
+-- @return what fn returns
+-- @raises what fn raises
+function tensor.checkpoint(fn, ...)
+  local arguments, n = { ... }, select("#", ...)
+  local before = lib.pg_checkpoint(1)
+  local results = { pcall(call.scope, function() return fn(unpack(arguments, 1, n)) end) }
+  if before == 0 then lib.pg_checkpoint(0) end
+  if not results[1] then error(results[2], 0) end
+  return unpack(results, 2)
+end
+
 -- ---- operators and the metatype -------------------------------------------------------------------------------------------
 
 local function binary(name, scalar_name)

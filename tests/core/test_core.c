@@ -280,6 +280,44 @@ static void test_buckets(void) {
   for (int i = 0; i < 4; i++) pg_release(weight[i]);
 }
 
+/* ---- computing again: nothing is used after it was let go of, whichever way a graph ends ---- */
+
+static pg_tensor *call(const char *op, pg_tensor *a, pg_tensor *b) {
+  pg_tensor *in[2] = {a, b}, *out = NULL;
+  check(pg_apply(op_named(op), in, b ? 2 : 1, NULL, &out) == PG_OK, op);
+  return out;
+}
+
+/* sum(linear(gelu(x), w)), with nothing but its result left to the caller. */
+static pg_tensor *activated(pg_tensor *x, pg_tensor *w) {
+  pg_tensor *a = call("gelu", x, NULL), *y = call("linear", a, w), *sum = call("sum", y, NULL);
+  pg_free(a), pg_release(a), pg_release(y);
+  return sum;
+}
+
+static void test_again(void) {
+  pg_tensor *x = make(PG_FLOAT32, 256, 128), *w = make(PG_FLOAT32, 4, 128), *y[3];
+  float slope[3];
+  pg_fill(x, 1), pg_fill(w, 2);
+  pg_set_requires_grad(x, 1), pg_set_requires_grad(w, 1);
+  for (int way = 0; way < 3; way++) { /* a cheap call; a whole checkpoint; a checkpoint and a second pass */
+    check(pg_checkpoint(-1) == 0 && pg_checkpoint(way > 0) == 0, "no checkpoint is open");
+    pg_tensor *loss = activated(x, w), *dropped = activated(x, w);
+    check(pg_checkpoint(1) == (way > 0) && pg_checkpoint(0) == 1, "one is");
+    pg_release(dropped); /* never differentiated */
+    if (way == 2) check(pg_backward(loss, NULL, 1) == PG_OK, "the first of two passes");
+    pg_set_grad(x, NULL), pg_set_grad(w, NULL);
+    check(pg_backward(loss, NULL, 0) == PG_OK, "backward that computes again");
+    check(pg_backward(loss, NULL, 0) == PG_ERR_STATE, "and is refused a second time");
+    y[way] = loss;
+    slope[way] = PG_AT(float, pg_grad(w))[0];
+  }
+  check(fabsf(slope[0] - 256 * 0.841344746f) < 1e-3f, "the gradient of w is the sum of gelu(1)");
+  check(slope[0] == slope[1] && slope[1] == slope[2], "the same bits every way");
+  for (int way = 0; way < 3; way++) pg_release(y[way]);
+  pg_release(x), pg_release(w);
+}
+
 static void test_errors(void) {
   pg_tensor *a = make(PG_FLOAT32, 2, 3), *b = make(PG_FLOAT32, 4, 5), *out = NULL, *two[2] = {a, b};
   check(pg_apply(op_named("matmul"), two, 2, NULL, &out) == PG_ERR_SHAPE, "shape error");
@@ -567,6 +605,7 @@ int main(void) {
   test_deep_chain();
   test_versions();
   test_buckets();
+  test_again();
   test_errors();
   test_values();
   test_png();

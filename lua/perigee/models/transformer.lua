@@ -47,6 +47,19 @@ function transformer.blocks(o)
   return blocks
 end
 
+--- Marks every block in a module, itself included: backward computes again what the block made, or no longer.
+-- @param module  nn.Module
+-- @param on      boolean
+-- @return how many blocks there are
+function transformer.recompute(module, on)
+  local count = 0
+  if getmetatable(module) == Block then
+    module.recompute, count = on, 1
+  end
+  for _, child in ipairs(module:children()) do count = count + transformer.recompute(child, on) end
+  return count
+end
+
 -- ---- the walk -------------------------------------------------------------------------------------------------------
 
 local function prompted(where, prompts, layer, x)
@@ -79,8 +92,13 @@ function transformer.walk(where, blocks, x, depths, options)
     if depth > 0 then
       local prefix
       if prompts then x, prefix = prompted(where, prompts, depth, x) end
-      local before = x -- a block's own tensors are let go of at once, but for what backward needs: a sixth of a step
-      x = pg.scope(function() return blocks[depth](before, prefix) end)
+      local block, before = blocks[depth], x
+      if block.recompute then x = pg.checkpoint(block, x, prefix)
+      else -- a block's own tensors are let go of at once, but for what backward needs: a sixth of a step
+        x = pg.scope(function() return block(before, prefix) end)
+      end
+      -- nobody else has it, and the collector would leave it until the next step's
+      if depth > 1 and not prompts and not wanted[depth - 1] then before:free() end
     end
     for _, at in ipairs(wanted[depth] or {}) do maps[at] = x end
   end

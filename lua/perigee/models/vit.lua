@@ -109,11 +109,13 @@ end
 function ViT:embed(images)
   local o, rows, columns = self.config, check_images(self, images)
   local b = images:size(1)
-  local patches = images:reshape(b, o.channels, rows, o.patch, columns, o.patch):permute(1, 3, 5, 2, 4, 6)
-    :reshape(b, rows * columns, o.channels * o.patch ^ 2)
-  local x = pg.cat({ self.class_token:expand(b, 1, o.width), self.patch(patches) }, 2)
-  x = x + positions_for(self, rows, columns)
-  return self.norm_pre and self.norm_pre(x) or x
+  return pg.scope(function()
+    local patches = images:reshape(b, o.channels, rows, o.patch, columns, o.patch):permute(1, 3, 5, 2, 4, 6)
+      :reshape(b, rows * columns, o.channels * o.patch ^ 2)
+    local x = pg.cat({ self.class_token:expand(b, 1, o.width), self.patch(patches) }, 2)
+    x = x + positions_for(self, rows, columns)
+    return self.norm_pre and self.norm_pre(x) or x
+  end)
 end
 
 --- The feature and what stands between. Every family of pg.models has this method, and the feature has .width numbers.
