@@ -26,6 +26,7 @@ local options = {
   { "probe_steps", 300, min = 1, help = "steps of a linear probe" },
   { "drift", 0, min = 0, help = "images a task that are also compared by OTDD with what they were; 0 is none" },
   { "checkpoint", 50, min = 1, help = "steps between checkpoints" },
+  { "recompute", false, help = "backward computes activations again: less memory, a quarter more time, the same bits" },
   { "model", "clip_small", help = "the pre-trained model, beside this file" },
 }
 for _, option in ipairs(pg.regularize.recipe_options(REGULARIZERS, { weight = true, batch = true, dim = true })) do
@@ -60,7 +61,7 @@ if saved then rows, curves = saved.state.rows, saved.state.curves end
 
 local function fine_tune(row)
   pg.seed(opt.seed)
-  local clip = load_model()
+  local clip = pg.models.recompute(load_model(), opt.recompute)
   local model, train = clip.visual or clip, bench:train(row.task) -- the image tower alone
   local before = pg.metrics.encode(seen, train.images)
   local head = pg.heads.new(opt.head == "auto" and row.head or opt.head, { width = pretrained.width,
