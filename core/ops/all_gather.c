@@ -9,7 +9,7 @@
 
 static int all_gather_forward(pg_call *c) {
   const pg_comm_vtable *comm;
-  if (pg_comm()->size == 1) return pg_copy(c->out[0], c->in[0]);
+  if (pg_comm()->size == 1) return pg_copy_new(c->out[0], c->in[0]);
   PG_TRY(pg_comm_of(c->in[0]->device, &comm));
   return comm->gather(pg_data(c->in[0]), pg_data(c->out[0]),
                       pg_numel(c->in[0]) * (int64_t)pg_dtype_bytes[c->in[0]->dtype]);
@@ -18,7 +18,7 @@ static int all_gather_forward(pg_call *c) {
 static int all_gather_backward(pg_call *c) {
   const pg_comm_vtable *comm;
   pg_tensor *x = c->grad_in[0];
-  if (pg_comm()->size == 1) return pg_copy(x, c->grad_out[0]);
+  if (pg_comm()->size == 1) return pg_copy_new(x, c->grad_out[0]);
   PG_TRY(pg_comm_of(x->device, &comm));
   return comm->scatter_sum(pg_data(c->grad_out[0]), pg_data(x), pg_numel(x), x->dtype);
 }
