@@ -159,6 +159,8 @@ const CHECKS = {
     const wide = document.documentElement.scrollWidth;
     check("nothing stands out to the right", wide <= 390, wide);
     check("curves are drawn", drawn("curves"));
+    const name = document.querySelector("#table tbody th");
+    check("other columns are seen beside the name", name.offsetWidth <= 0.6 * 390, name.offsetWidth);
     const small = [...document.querySelectorAll("button, select, input[type=search]")]
       .filter((e) => e.offsetParent && !e.closest("thead") && e.getBoundingClientRect().height < 30);
     same("what is touched is large enough", 0, small.length);
