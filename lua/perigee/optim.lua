@@ -18,8 +18,8 @@ local function gradient(p)
   local flat = ffi.new "pg_tensor *[1]"
   call.check(lib.pg_contiguous(grad, flat))
   lib.pg_set_grad(p, flat[0])
-  lib.pg_release(flat[0]) -- the parameter holds it
-  return flat[0]
+  lib.pg_release(flat[0]) -- the parameter holds one of its own over the same memory
+  return lib.pg_grad(p)
 end
 
 local Optimizer = {}
