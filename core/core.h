@@ -149,16 +149,29 @@ int pg_gemm_f32(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, co
                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 int pg_gemm_f64(int ta, int tb, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda,
                 const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
+/* y = x W^T + bias: x (rows, in), W (out, in); bias (out) or NULL. */
+int pg_affine_f32(int64_t rows, int64_t out, int64_t in, const float *x, const float *w, const float *bias, float *y);
+int pg_affine_f64(int64_t rows, int64_t out, int64_t in, const double *x, const double *w, const double *bias,
+                  double *y);
 int pg_syrk_f32(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc); /* both halves of A A^T */
 int pg_syrk_f64(int64_t n, int64_t k, const double *a, int64_t lda, double *c, int64_t ldc);
 int pg_blas_fits(int count, const int64_t *sizes);
+
+/* ---- gemm_f32.c ------------------------------------------------------------------------------------------------- */
+
+/* pg_gemm_f32 and pg_affine_f32 without BLAS; false, and nothing done, where the CPU lacks AVX-512 or memory is short.
+ */
+bool pg_gemm_avx512(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+                    const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+bool pg_affine_avx512(int64_t rows, int64_t out, int64_t in, const float *x, const float *w, const float *bias,
+                      float *y);
 
 /* ---- gemm_bf16.c ------------------------------------------------------------------------------------------------ */
 
 /* pg_gemm_f32 of operands that are first rounded to bfloat16; PG_ERR_MEMORY where there is none to pack them in. */
 int pg_gemm_bf16(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                  const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
-/* y = x W^T + bias so: x (rows, in), W (out, in); bias (out) or NULL. */
+/* pg_affine_f32 so. */
 int pg_affine_bf16(int64_t rows, int64_t out, int64_t in, const float *x, const float *w, const float *bias, float *y);
 
 #endif

@@ -1,4 +1,5 @@
-/* gemm.c - matrix products through BLAS. Inside a parallel region OpenBLAS's OpenMP flavour runs on the calling thread.
+/* gemm.c - matrix products, through gemm_f32.c where it can and through BLAS otherwise. Inside a parallel region
+ * OpenBLAS's OpenMP flavour runs on the calling thread.
  *
  * A small product outside one is kept on the calling thread too: waking a second core costs as much as it saves, and on
  * a busy machine far more. */
@@ -9,6 +10,7 @@ int K(pg_gemm)(int ta, int tb, int64_t m, int64_t n, int64_t k, real alpha, cons
   if (!m || !n) return PG_OK;
   lda = PG_MAX(lda, 1), ldb = PG_MAX(ldb, 1);
   PG_TRY(pg_blas_fits(6, (int64_t[]){m, n, k, lda, ldb, ldc}));
+  if (K(own_gemm)(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)) return PG_OK;
   int team = stay_alone((double)m * (double)n * (double)k);
   piece size = piece_of(m, n, k, sizeof(real));
   for (int64_t i = 0; i < m; i += size.rows) {
@@ -22,6 +24,17 @@ int K(pg_gemm)(int ta, int tb, int64_t m, int64_t n, int64_t k, real alpha, cons
   }
   rejoin(team);
   return PG_OK;
+}
+
+/* BLAS adds to what stands in y, so that the bias is laid there first. */
+int K(pg_affine)(int64_t rows, int64_t out, int64_t in, const real *x, const real *w, const real *bias, real *y) {
+  if (K(own_affine)(rows, out, in, x, w, bias, y)) return PG_OK;
+  if (bias) {
+#pragma omp parallel for schedule(static) if (rows * out > 32768)
+    for (int64_t r = 0; r < rows; r++)
+      if (!pg_stopping()) memcpy(y + r * out, bias, sizeof(real) * (size_t)out);
+  }
+  return K(pg_gemm)(0, 1, rows, out, in, 1, x, in, w, in, bias ? 1 : 0, y, out);
 }
 
 /* Both halves of A A^T: BLAS fills the lower one; the upper is mirrored in blocks that fit the first-level cache. */
@@ -56,6 +69,10 @@ int K(pg_syrk)(int64_t n, int64_t k, const real *a, int64_t lda, real *c, int64_
 #define blas_gemm_f64 cblas_dgemm
 #define blas_syrk_f32 cblas_ssyrk
 #define blas_syrk_f64 cblas_dsyrk
+#define own_gemm_f32 pg_gemm_avx512
+#define own_gemm_f64(...) false
+#define own_affine_f32 pg_affine_avx512
+#define own_affine_f64(...) false
 void openblas_set_num_threads(int n);
 
 int pg_blas_fits(int count, const int64_t *sizes) {

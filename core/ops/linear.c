@@ -1,8 +1,7 @@
 /* linear.c - y = x W^T + b over the last dimension; W is (out, in), as the field stores it.
  *
- * Backward: dx = dy W, dW = dy^T x, db = sum over rows of dy. The bias is laid into y before the product adds to it, so
- * that y is touched once by us and once by GEMM. Under autocast the operands of all three products are rounded to
- * bfloat16 (gemm_bf16.c); db is summed from dy as it is. */
+ * Backward: dx = dy W, dW = dy^T x, db = sum over rows of dy. Under autocast the operands of all
+ * three products are rounded to bfloat16 (gemm_bf16.c); db is summed from dy as it is. */
 #ifdef REAL
 
 PG_SIMD static void K(add_row)(int64_t n, const real *restrict x, real *restrict sum) {
@@ -11,17 +10,8 @@ PG_SIMD static void K(add_row)(int64_t n, const real *restrict x, real *restrict
 
 static int K(linear_forward)(pg_call *c) {
   int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
-  real *y = PG_AT(real, c->out[0]);
-  const real *b = c->in[2] ? PG_AT(real, c->in[2]) : NULL;
-#if REAL_IS_FLOAT
-  if (c->bf16) return pg_affine_bf16(rows, out, in, PG_AT(real, c->in[0]), PG_AT(real, c->in[1]), b, y);
-#endif
-  if (b) {
-#pragma omp parallel for schedule(static) if (rows * out > 32768)
-    for (int64_t r = 0; r < rows; r++)
-      if (!pg_stopping()) memcpy(y + r * out, b, sizeof(real) * (size_t)out);
-  }
-  return K(pg_gemm)(0, 1, rows, out, in, 1, PG_AT(real, c->in[0]), in, PG_AT(real, c->in[1]), in, b ? 1 : 0, y, out);
+  return K(affine)(rows, out, in, PG_AT(real, c->in[0]), PG_AT(real, c->in[1]), c->in[2] ? PG_AT(real, c->in[2]) : NULL,
+                   PG_AT(real, c->out[0]));
 }
 
 static int K(linear_backward)(pg_call *c) {
@@ -54,6 +44,8 @@ static int64_t rows_of(const pg_tensor *x) {
 /* The products of call c. */
 #define product_f32 (c->bf16 ? pg_gemm_bf16 : pg_gemm_f32)
 #define product_f64 pg_gemm_f64
+#define affine_f32 (c->bf16 ? pg_affine_bf16 : pg_affine_f32)
+#define affine_f64 pg_affine_f64
 
 #define REALS_FILE "ops/linear.c"
 #include "../reals.h"

@@ -128,3 +128,50 @@ it("backward leaves the gradient that it was given as it was", function()
   pooling:backward(g)
   assert.are.same(before, g:totable())
 end)
+
+-- Sizes on both sides of what the kernel divides by: tiles of 8 rows, panels of 48 columns of 16 lanes, stretches of 1,600
+-- of the inner dimension; small ones, which one thread makes, and large ones, which all share.
+describe("matrix products in float32", function()
+  local SIZES = { { 1, 1, 1 }, { 7, 17, 5 }, { 8, 48, 16 }, { 9, 49, 17 }, { 65, 65, 64 }, { 3, 130, 40 }, { 50, 1, 300 },
+    { 203, 101, 333 }, { 117, 145, 1601 }, { 33, 100, 3203 }, { 1000, 96, 64 }, { 130, 700, 90 } }
+
+  local function operand(rows, columns, transposed)
+    local t = transposed and pg.randn(columns, rows) or pg.randn(rows, columns)
+    return transposed and t:t() or t
+  end
+
+  for _, size in ipairs(SIZES) do
+    local m, n, k = unpack(size)
+    it(("of %d x %d x %d are those of float64, whatever is transposed"):format(m, n, k), function()
+      for _, ta in ipairs { false, true } do
+        for _, tb in ipairs { false, true } do
+          local a, b = operand(m, k, ta), operand(k, n, tb)
+          local wrong = a:matmul(b):to("float64") - a:to("float64"):matmul(b:to("float64"))
+          assert.is_true(wrong:abs():max():item() < 1e-6 * k ^ 0.5 * 8)
+        end
+      end
+    end)
+  end
+
+  it("add to what stands there", function() -- a bias is laid into the result first
+    for _, size in ipairs(SIZES) do
+      local m, n, k = unpack(size)
+      local x, w, b = pg.randn(m, k), pg.randn(n, k), pg.randn(n)
+      local wrong = pg.linear(x, w, b) - (x:matmul(w:t()) + b)
+      assert.is_true(wrong:abs():max():item() < 1e-6 * k ^ 0.5 * 8)
+    end
+  end)
+
+  it("keep NaN and infinity to their row and column", function()
+    local a, b = pg.ones(70, 90), pg.ones(90, 60)
+    a:select(1, 3):select(1, 5):fill_(0 / 0)
+    b:select(1, 2):select(1, 7):fill_(math.huge)
+    local c = a:matmul(b)
+    for i = 1, 70 do
+      for j = 1, 60 do
+        local v = c:get(i, j)
+        if i == 3 then assert.is_true(v ~= v) else assert.are.equal(j == 7 and math.huge or 90, v) end
+      end
+    end
+  end)
+end)
