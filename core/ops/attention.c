@@ -1,7 +1,7 @@
 /* attention.c - softmax(scale q k^T + mask) v, fused.
  *
- * Every (batch, head) pair is one task for one thread. A task works through tiles of TILE query rows with scratch for
- * one (TILE, S) strip, so that no (B, H, T, S) tensor ever exists; backward recomputes the strip from q, k and the
+ * Every (batch, head) pair is one task for one thread. A task works through tiles of query rows with scratch for one
+ * (tile, S) strip, so that no (B, H, T, S) tensor ever exists; backward recomputes the strip from q, k and the
  * saved log-sum-exp. With P the weights and D_t = sum_d dy_td y_td: dv = P^T dy,   dS = P * (dy v^T - D),   dq = scale
  * dS k,   dk = scale dS^T q. A row whose keys are all masked gives zeros and no gradient. */
 #ifdef REAL
@@ -43,7 +43,8 @@ static int K(attention_all)(pg_call *c, int backward) {
   int status = PG_OK;
   for (int i = 0; i < 3 && !status; i++) /* views of one packed projection are read where they stand */
     status = rows_apart(c->in[i]) ? (held[i] = pg_retain(c->in[i]), PG_OK) : pg_contiguous(c->in[i], &held[i]);
-  size_t strip = sizeof(real) * (size_t)(TILE * PG_MAX(z.s, 1)), tasks = (size_t)(z.b * z.h);
+  int64_t tile = z.t <= 2 * TILE ? z.t : TILE; /* one row too many should not cost a pass over the keys */
+  size_t strip = sizeof(real) * (size_t)(PG_MAX(tile, 1) * PG_MAX(z.s, 1)), tasks = (size_t)(z.b * z.h);
   int threads = (int)PG_MIN((int64_t)pg_threads(), PG_MAX((int64_t)tasks, 1));
   real *scratch = status ? NULL : pg_scratch_alloc(strip * 2 * (size_t)threads);
   if (!status && !scratch) status = pg_fail(PG_ERR_MEMORY, "attention: out of memory");
@@ -52,19 +53,19 @@ static int K(attention_all)(pg_call *c, int backward) {
   int64_t ldq = PG_MAX(q->stride[2], z.d), ldk = PG_MAX(k->stride[2], z.d), ldv = PG_MAX(v->stride[2], z.e);
   real scale = (real)z.scale;
   if ((status = pg_blas_fits(6, (int64_t[]){z.s, z.d, z.e, ldq, ldk, ldv}))) goto done;
-  for (int i = 0; i < 3 && backward; i++)
+  for (int i = 1; i < 3 && backward && !z.t; i++) /* no query reads them */
     if (c->grad_in[i]) memset(PG_AT(real, c->grad_in[i]), 0, sizeof(real) * (size_t)pg_numel(c->grad_in[i]));
   double work = (double)tasks * (double)z.t * (double)z.s * (double)(z.d + z.e);
 #pragma omp parallel for schedule(static) num_threads(threads) if (work > 1e6)
   for (int64_t task = 0; task < z.b * z.h; task++) {
     int64_t b = task / z.h, h = task % z.h;
-    real *p = scratch + (size_t)thread_number() * 2 * TILE * (size_t)z.s, *dp = p + TILE * z.s;
+    real *p = scratch + (size_t)thread_number() * 2 * (size_t)(tile * z.s), *dp = p + tile * z.s;
     const real *qs = PG_AT(real, q) + b * q->stride[0] + h * q->stride[1],
                *ks = PG_AT(real, k) + b * k->stride[0] + h * k->stride[1];
     const real *vs = PG_AT(real, v) + b * v->stride[0] + h * v->stride[1];
     real *y = PG_AT(real, c->out[0]) + task * z.t * z.e, *lse = PG_AT(real, c->out[1]) + task * z.t;
-    for (int64_t t0 = 0; t0 < z.t && !pg_stopping(); t0 += TILE) {
-      int64_t rows = PG_MIN(TILE, z.t - t0);
+    for (int64_t t0 = 0; t0 < z.t && !pg_stopping(); t0 += tile) {
+      int64_t rows = PG_MIN(tile, z.t - t0);
       K(pg_gemm)(0, 1, rows, z.s, z.d, scale, qs + t0 * ldq, ldq, ks, ldk, 0, p, z.s);
       for (int64_t t = 0; t < rows; t++) {
         const real *m = mask ? PG_AT(real, mask) + b * z.mask_b + h * z.mask_h + (t0 + t) * z.s : NULL;
@@ -76,8 +77,8 @@ static int K(attention_all)(pg_call *c, int backward) {
         continue;
       }
       const real *dy = PG_AT(real, c->grad_out[0]) + task * z.t * z.e + t0 * z.e;
-      if (c->grad_in[2])
-        K(pg_gemm)(1, 0, z.s, z.e, rows, 1, p, z.s, dy, z.e, 1, PG_AT(real, c->grad_in[2]) + task * z.s * z.e, z.e);
+      if (c->grad_in[2]) K(pg_gemm)
+      (1, 0, z.s, z.e, rows, 1, p, z.s, dy, z.e, t0 > 0, PG_AT(real, c->grad_in[2]) + task * z.s * z.e, z.e);
       K(pg_gemm)(0, 1, rows, z.s, z.e, 1, dy, z.e, vs, ldv, 0, dp, z.s);
       for (int64_t t = 0; t < rows; t++) {
         K(score_grads)(z.s, p + t * z.s, dp + t * z.s, z.e, dy + t * z.e, y + (t0 + t) * z.e);
@@ -85,7 +86,8 @@ static int K(attention_all)(pg_call *c, int backward) {
       if (c->grad_in[0]) K(pg_gemm)
       (0, 0, rows, z.d, z.s, scale, dp, z.s, ks, ldk, 0, PG_AT(real, c->grad_in[0]) + task * z.t * z.d + t0 * z.d, z.d);
       if (c->grad_in[1]) K(pg_gemm)
-      (1, 0, z.s, z.d, rows, scale, dp, z.s, qs + t0 * ldq, ldq, 1, PG_AT(real, c->grad_in[1]) + task * z.s * z.d, z.d);
+      (1, 0, z.s, z.d, rows, scale, dp, z.s, qs + t0 * ldq, ldq, t0 > 0, PG_AT(real, c->grad_in[1]) + task * z.s * z.d,
+       z.d);
     }
   }
 done:
