@@ -18,19 +18,31 @@ void pg_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
 
 /* ---- numbered draws: four to a block ---------------------------------------------------------------------------- */
 
-uint32_t pg_rng_bits(uint64_t seed, uint64_t index) {
-  uint32_t counter[4] = {(uint32_t)(index >> 2), (uint32_t)(index >> 34), 0, 0}, out[4];
-  uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+static void block_of(uint64_t seed, uint64_t block, uint32_t out[4]) {
+  const uint32_t counter[4] = {(uint32_t)block, (uint32_t)(block >> 32), 0, 0};
+  const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
   pg_philox(counter, key, out);
+}
+
+uint32_t pg_rng_bits(uint64_t seed, uint64_t index) {
+  uint32_t out[4];
+  block_of(seed, index >> 2, out);
   return out[index & 3];
 }
 
 /* Box-Muller on the block's pairs: numbers 2j and 2j+1 share a radius. u in (0, 1], so the logarithm is finite. */
-float pg_normal(uint64_t seed, uint64_t index) {
-  uint64_t pair = index & ~(uint64_t)1;
-  double u = ((pg_rng_bits(seed, pair) >> 8) + 1) * 0x1p-24, v = (pg_rng_bits(seed, pair + 1) >> 8) * 0x1p-24;
+static void normal_pair(const uint32_t bits[2], float out[2]) {
+  double u = ((bits[0] >> 8) + 1) * 0x1p-24, v = (bits[1] >> 8) * 0x1p-24;
   double r = sqrt(-2 * log(u)), angle = 6.283185307179586 * v;
-  return (float)(r * (index & 1 ? sin(angle) : cos(angle)));
+  out[0] = (float)(r * cos(angle)), out[1] = (float)(r * sin(angle));
+}
+
+float pg_normal(uint64_t seed, uint64_t index) {
+  uint32_t bits[4];
+  float pair[2];
+  block_of(seed, index >> 2, bits);
+  normal_pair(bits + (index & 2), pair);
+  return pair[index & 1];
 }
 
 /* ---- the global stream ------------------------------------------------------------------------------------------ */
@@ -50,7 +62,7 @@ void pg_rng_reserve(uint64_t count, uint64_t *seed, uint64_t *offset) {
 
 enum { PIECE = 4096 }; /* draws of a thread, and between two looks at the stop flag */
 
-static int fill_random(pg_tensor *t, float (*draw)(uint64_t, uint64_t), const char *name) {
+static int fill_random(pg_tensor *t, bool normal, const char *name) {
   if (!pg_is_float(t->dtype) || !pg_is_contiguous(t))
     return pg_fail(PG_ERR_DTYPE, "%s: needs a contiguous float32 or float64 tensor", name);
   PG_TRY(pg_check_live(t, name));
@@ -60,7 +72,7 @@ static int fill_random(pg_tensor *t, float (*draw)(uint64_t, uint64_t), const ch
   if (t->device != PG_CPU) {
     const pg_device_vtable *vtable = pg_device_get(t->device);
     t->storage->version++;
-    return !vtable ? PG_ERR_DEVICE : n ? vtable->random(t, seed, offset, draw == pg_normal) : PG_OK;
+    return !vtable ? PG_ERR_DEVICE : n ? vtable->random(t, seed, offset, normal) : PG_OK;
   }
   float *f = PG_AT(float, t);
   double *d = PG_AT(double, t);
@@ -68,21 +80,30 @@ static int fill_random(pg_tensor *t, float (*draw)(uint64_t, uint64_t), const ch
 #pragma omp parallel for schedule(static) if (n > PIECE)
   for (int64_t begin = 0; begin < n; begin += PIECE) {
     if (pg_stopping()) continue;
-    for (int64_t i = begin; i < PG_MIN(begin + PIECE, n); i++) {
-      float value = draw(seed, offset + (uint64_t)i);
-      if (single)
-        f[i] = value;
+    for (int64_t i = begin; i < PG_MIN(begin + PIECE, n);
+         i += 4) { /* a stretch of the stream starts on a whole block */
+      uint32_t bits[4];
+      float value[4];
+      block_of(seed, (offset + (uint64_t)i) >> 2, bits);
+      if (normal)
+        normal_pair(bits, value), normal_pair(bits + 2, value + 2);
       else
-        d[i] = value;
+        for (int k = 0; k < 4; k++) value[k] = (bits[k] >> 8) * 0x1p-24f;
+      for (int64_t k = i; k < PG_MIN(i + 4, n); k++) {
+        if (single)
+          f[k] = value[k - i];
+        else
+          d[k] = value[k - i];
+      }
     }
   }
   t->storage->version++;
   return pg_unless_stopped(PG_OK);
 }
 
-int pg_randn(pg_tensor *t) { return fill_random(t, pg_normal, "randn"); }
+int pg_randn(pg_tensor *t) { return fill_random(t, true, "randn"); }
 
-int pg_rand(pg_tensor *t) { return fill_random(t, pg_uniform, "rand"); }
+int pg_rand(pg_tensor *t) { return fill_random(t, false, "rand"); }
 
 int pg_randperm(int32_t *out, int64_t n) {
   uint64_t seed, offset;
