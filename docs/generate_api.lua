@@ -60,6 +60,7 @@ local MODULES = {
   { "pg.metrics", "metrics", { metrics = "pg.metrics" } },
   { "pg.metrics: sequences of tasks", "metrics/continual", { metrics = "pg.metrics" } },
   { "pg.metrics: entropic transport", "metrics/sinkhorn", { metrics = "pg.metrics" } },
+  { "pg.metrics: logistic regression", "metrics/logistic", { metrics = "pg.metrics" } },
   { "pg.metrics: distance of data sets", "metrics/otdd", { metrics = "pg.metrics" } },
   { "pg.linalg", "linalg", { linalg = "pg.linalg" } },
   { "pg.recipe", "recipe", { recipe = "pg.recipe" } },

@@ -210,6 +210,6 @@ function metrics.delta_lp(before, after, tuned)
   return sum / n, each
 end
 
-for _, part in ipairs { "sinkhorn", "otdd", "continual" } do require("perigee.metrics." .. part)(metrics) end
+for _, part in ipairs { "sinkhorn", "otdd", "continual", "logistic" } do require("perigee.metrics." .. part)(metrics) end
 
 return metrics

@@ -1,6 +1,7 @@
 -- metrics_spec.lua - probes and scores on features whose answers can be told by hand.
 
 local pg = require "perigee"
+local expect = require "expect"
 local metrics = pg.metrics
 
 local function int32(list) return pg.tensor(list, { dtype = "int32" }) end
@@ -42,6 +43,19 @@ describe("metrics", function()
     assert.is_true(none < 0.4, tostring(none))
     assert.has_error(function() metrics.linear_probe(train, train_labels, test, int32 { 1 }) end,
       "linear_probe: 200 features for 200 labels (train), 200 for 1 (test)")
+  end)
+
+  it("fit a logistic regression to its optimum, where the gradient is 0", function()
+    local x, labels = clouds(400, 1)
+    local fit = metrics.logistic_regression(x:to("float64"), labels, { l2 = 1e-3, tolerance = 1e-14 })
+    local weight, bias = fit.weight:requires_grad_(true), fit.bias:requires_grad_(true)
+    local loss = pg.cross_entropy(pg.linear(x:to("float64"), weight, bias), labels) + (weight * weight):sum() * 5e-4
+    loss:backward()
+    assert.is_true(math.abs(loss:item() - fit.loss) < 1e-12)
+    assert.is_true(weight.grad:abs():max():item() < 1e-6 and bias.grad:abs():max():item() < 1e-6)
+    assert.is_true(fit.steps > 3)
+    expect.fails("400 features for 399 labels", metrics.logistic_regression, x, labels:narrow(1, 1, 399))
+    expect.fails("l2 must be 0 or more", metrics.logistic_regression, x, labels, { l2 = -1 })
   end)
 
   it("probe a task the same for every caller, and leave the generator where it was", function()
