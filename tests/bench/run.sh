@@ -1,9 +1,16 @@
 #!/usr/bin/env bash
-# Measures and prints one table. THREADS (default 2) computes; nothing else should be running.
+# Measures and prints one table: first the bars, Perigee beside PyTorch, scikit-learn and POT in turns, then what single
+# kernels reach. THREADS (default 2) computes in the second part; nothing else should be running.
+# ONLY="Sinkhorn;call" prints only the bars whose names hold one of these.
 cd "$(dirname "$0")/../.." || exit 1
 unset OPENBLAS_CORETYPE # a kernel chosen by hand is not what a user gets
 export LUA_PATH="lua/?.lua;lua/?/init.lua;;" OMP_NUM_THREADS="${THREADS:-2}"
 python=${PYTHON:-/usr/bin/python3}
+for folder in /usr/lib/*/openblas-openmp; do export BLAS_FOLDER=$folder; done
+: >build/bench-errors.txt
+PYTHON=$python luajit tests/bench/bars.lua "${ONLY-}"
+[ -z "${ONLY-}" ] || exit 0
+echo
 times=build/bench-torch.txt
 : >"$times"
 if "$python" -c 'import torch' 2>/dev/null; then
@@ -13,7 +20,6 @@ else
   echo "PyTorch: skipped, $python cannot import it"
 fi
 luajit tests/bench/kernels.lua "$times"
-luajit tests/bench/proxy_step.lua
 luajit tests/bench/knn.lua "$python"
 luajit tests/bench/bf16.lua
 
