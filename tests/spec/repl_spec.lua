@@ -187,7 +187,7 @@ describe("the REPL", function()
     open()
     ask("a = pg.ones(4000, 4000, { dtype = 'float64' }) q = pg.ones(20000, 256) print 'ready'", "ready")
     ask("s = pg.ones(1e7) r = pg.ones(5000, 600):requires_grad_(true) print 'ready'", "ready")
-    ask("x = pg.ones(32, 64, 32, 32) k = pg.ones(256, 64, 9, 9) print 'ready'", "ready")
+    ask("x = pg.ones(128, 64, 32, 32) k = pg.ones(256, 64, 9, 9) print 'ready'", "ready")
     ask("m = pg.ones(1, 512, 16384) n = pg.ones(1500, 16384, 4) print 'ready'", "ready")
     for _, long in ipairs {
       "b = a:matmul(a)", "b = m:matmul(n)", "b = pg.knn(q, q, 5)", "b = pg.knn(q, q, { k = 5, metric = 'l2' })", "b = s:sort()",
