@@ -199,10 +199,15 @@ for _, method in ipairs(METHODS) do
     for _, shots in ipairs(SHOTS) do
       local s = summary(cells[shots] and cells[shots][method .. variant], TASKS)
       any = any or s and shots < 16
-      row = row .. " " .. (s and cell(s, "h") or "") .. " |"
+      row = row .. " " .. (s and cell(s, "h") .. (s.draws < 5 and (" (%d draws)"):format(s.draws) or "") or "") .. " |"
     end
     if any then say("| %s%s |%s", method, variant, row) end
   end
+end
+
+for _, shots in ipairs { 1, 4 } do
+  say("\nDifferences on the same draws, %d shot%s:\n", shots, shots > 1 and "s" or "")
+  differences(shots, TASKS, "average")
 end
 
 say("\n## The weights\n\nH of the averages over the five tasks, 16 shots, draws 101 and 102, of which no other table has a row.")
@@ -251,7 +256,7 @@ pg.plot.bars(opt.into .. "/h.png", { title = "Harmonic mean of base and new agai
 
 local names, mean, half, rows, values = {}, {}, {}, {}, {}
 for _, s in ipairs(result.differences) do
-  if s.tasks == "average" and s.from == s.method:match "^[%w_]+" and not s.method:find ":0" then
+  if s.tasks == "average" and s.shots == 16 and s.from == s.method:match "^[%w_]+" and not s.method:find ":0" then
     names[#names + 1], mean[#mean + 1], half[#half + 1] = s.method, s.h, s.h_half
   end
 end
