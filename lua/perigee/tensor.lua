@@ -419,10 +419,10 @@ function tensor.autocast(precision, fn, ...)
 end
 
 --- Activation checkpointing (Chen et al., arXiv 1604.06174): runs fn(...), and of what it computes keeps only what came
--- from outside. backward() computes the rest again: the same numbers, drawn anew where they were random, and the same
--- gradients, bit for bit, for memory of one such call at a time and about a quarter more time. What the last steps of fn
--- gave is not computed again where nothing reads it. Inside another checkpoint this changes nothing. Every tensor that fn
--- makes, but for those that it returns, lets go of its memory, as in pg.scope.
+-- from outside. backward() computes the rest again, with the random numbers that were drawn then, and gives the same
+-- gradients, bit for bit, in memory of one such call at a time and about a quarter more time: what nothing reads is not
+-- computed again. Inside another checkpoint this changes nothing. Every tensor that fn makes, but for those that it
+-- returns, lets go of its memory, as in pg.scope.
 -- @param fn  a function; further arguments are passed to it
 -- @return what fn returns
 -- @raises what fn raises

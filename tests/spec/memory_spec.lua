@@ -207,6 +207,18 @@ describe("pg.checkpoint", function()
     assert.are.same((once * 2):totable(), x.grad:totable())
   end)
 
+  it("repeats what was rounded to bfloat16 so, though backward runs outside of it", function()
+    local model, x = net(), leaf(128, 64)
+    local leaves = model:parameters()
+    local function under(precision, call)
+      return gradients(function(t) return pg.autocast(precision, call, model, t) end, leaves, x)
+    end
+    local function plain(fn, ...) return fn(...) end
+    local rounded = under("bf16", plain)
+    assert.are.same(rounded, under("bf16", pg.checkpoint))
+    assert.are_not.equal(rounded[1], under("fp32", pg.checkpoint)[1])
+  end)
+
   it("records nothing under no_grad, nor for inputs that want none", function()
     local model, x = net(), leaf(8, 64)
     assert.is_false(pg.no_grad(pg.checkpoint, model, x):requires_grad())
