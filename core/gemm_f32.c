@@ -11,9 +11,10 @@
 #include <immintrin.h>
 
 enum { ROWS = 8, LANES = 16, PANEL = 3 * LANES, AHEAD = 8 };
-/* In numbers: the longest stretch of the inner dimension; a block of op(A), half of a second-level cache of 1 MiB; what
- * of op(B) is packed at once; and the most that is small. */
-enum { STRETCH = 1600, BLOCK = 1 << 17, PACKED = 1 << 21, SMALL = 1 << 14 };
+/* In numbers: the longest stretch of the inner dimension, which is one running sum and must not be too long for
+ * float32; a block of op(A), half of a second-level cache of 1 MiB; what of op(B) is packed at once; and the most that
+ * is small. */
+enum { STRETCH = 800, BLOCK = 1 << 17, PACKED = 1 << 21, SMALL = 1 << 14 };
 static const double ALONE_BELOW = 4e6; /* multiply-adds for which waking a second core does not pay */
 #define AVX512 __attribute__((target("avx512f,fma")))
 #define AVX512_INLINE AVX512 static inline __attribute__((always_inline))
