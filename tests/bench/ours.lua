@@ -99,15 +99,14 @@ function rows.fda_large(batch)
   return function()
     collectgarbage()
     lib.pg_memory_reset_peak(lib.PG_CPU)
-    local before, after = pg.memory().live, nil
+    local before = pg.memory().live
     local seconds = timed(function()
       pg.scope(function()
         x.grad = nil
         pg.fda.loss(x, pg.fda.graph(x0, { k = 32 }), {}):backward()
       end)
     end)
-    after = pg.memory().peak
-    return seconds, (after - before) / (4 * batch * batch)
+    return seconds, (pg.memory().peak - before) / (4 * batch * batch)
   end
 end
 

@@ -67,7 +67,8 @@ return function(metrics)
         if after_loss <= loss + 1e-4 * size * slope then break end
         size = size / 2
       end
-      if not (after_loss < loss) then break end
+      local falls = after_loss < loss -- false for NaN too
+      if not falls then break end
       steps = steps + 1
       local s, y = after - theta, after_grad - grad
       local curvature = (s * y):sum():item()
