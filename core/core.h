@@ -48,6 +48,14 @@ char *pg_shape_text(const pg_tensor *t, char buffer[128]); /* "(2, 3)" */
 bool pg_stopping(void); /* for a long loop, between pieces of some 0.1 s: true when it should leave its work as it is */
 int pg_unless_stopped(int status); /* status; PG_ERR_INTERRUPTED when a loop has left since this was last asked */
 
+/* ---- threads.c -------------------------------------------------------------------------------------------------- */
+
+/* What this CPU has, as the kernels ask: AVX2 with FMA; AVX-512 as x86-64-v4 has it; and its bfloat16 products. False
+ * where PG_X86 is not defined. */
+bool pg_has_avx2(void);
+bool pg_has_avx512(void);
+bool pg_has_bfloat16(void);
+
 /* ---- mem.c, device_cpu.c, device_cuda.c ------------------------------------------------------------------------- */
 
 struct pg_comm_vtable; /* comm.h */

@@ -63,40 +63,13 @@ static int emulated(const product *p) {
 }
 
 /* ---- with it ---------------------------------------------------------------------------------------------------- */
-#if defined(__x86_64__)
-#include <immintrin.h>
+#ifdef PG_X86
+#include "avx512.h"
 
 #define BF16_CPU __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #define BF16_INLINE BF16_CPU static inline __attribute__((always_inline))
 
 BF16_INLINE __m512i pack_two(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-
-BF16_INLINE __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
-
-/* A 16 x 16 matrix of 32-bit numbers, rows in registers, turned. */
-BF16_INLINE void turn(__m512i r[16]) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2)
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]), r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]), r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88), r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  }
-}
 
 /* Strip s of an operand whose lines are runs of memory. */
 BF16_CPU static void pack_runs(const operand *o, int64_t k, int64_t s, uint32_t *out) {
@@ -104,14 +77,14 @@ BF16_CPU static void pack_runs(const operand *o, int64_t k, int64_t s, uint32_t 
   const float *x = o->x + s * STRIP * o->line;
   for (int64_t p = 0; p < k; p += 32) {
     __m512i r[16];
-    __mmask16 low = first(k - p), high = first(k - p - 16);
+    __mmask16 low = pg_first_lanes(k - p), high = pg_first_lanes(k - p - 16);
 #pragma GCC unroll 16
     for (int l = 0; l < 16; l++) {
       const float *from = x + (l < lines ? l : 0) * o->line + p;
       r[l] = pack_two(_mm512_maskz_loadu_ps(l < lines ? low : 0, from),
                       _mm512_maskz_loadu_ps(l < lines ? high : 0, from + 16));
     }
-    turn(r);
+    pg_transpose_16(r);
     int64_t pairs = (PG_MIN(k - p, 32) + 1) / 2;
     if (pairs == 16) {
 #pragma GCC unroll 16
@@ -136,7 +109,7 @@ BF16_CPU static void pack_across(const operand *o, int64_t k, int64_t s, int64_t
     for (int64_t t = s; t < last; t++) { /* rows of another page each: the CPU fetches none of them ahead by itself */
       _mm_prefetch(x + t * STRIP + 2 * AHEAD * o->inner, _MM_HINT_T0);
       _mm_prefetch(x + t * STRIP + (2 * AHEAD + 1) * o->inner, _MM_HINT_T0);
-      __mmask16 there = first(o->lines - t * STRIP);
+      __mmask16 there = pg_first_lanes(o->lines - t * STRIP);
       __m512 low = _mm512_maskz_loadu_ps(there, x + t * STRIP);
       __m512 high = _mm512_maskz_loadu_ps(second ? there : 0, x + t * STRIP + (second ? o->inner : 0));
       _mm512_storeu_si512(out + ((t - s) * pairs + p) * STRIP, _mm512_permutexvar_epi16(mix, pack_two(low, high)));
@@ -194,7 +167,7 @@ BF16_CPU static void block(const product *p, const uint32_t *a, const uint32_t *
   int64_t pairs = (p->k + 1) / 2;
   for (int64_t j = j0; j < j0 + columns && !pg_stopping(); j += COLUMNS) {
     int64_t wide = PG_MIN(COLUMNS, j0 + columns - j), strips = (wide + STRIP - 1) / STRIP;
-    __mmask16 last = first(wide - (strips - 1) * STRIP);
+    __mmask16 last = pg_first_lanes(wide - (strips - 1) * STRIP);
     const uint32_t *right = b + j / STRIP * pairs * STRIP;
     for (int64_t i = i0; i < i0 + rows; i += ROWS) {
       const uint32_t *left = a + (i - i0) / STRIP * pairs * STRIP + i % STRIP;
@@ -258,22 +231,15 @@ static int by_kernel(const product *p) {
   return PG_OK;
 }
 
-static bool cpu_has_it(void) {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl");
-}
-
 #else
 static int by_kernel(const product *p) { return emulated(p); }
-static bool cpu_has_it(void) { return false; }
 #endif
 
 /* ---- the choice ------------------------------------------------------------------------------------------------- */
 
 int32_t pg_bf16_native(int32_t want) {
   static int32_t native = -1;
-  if (native < 0 || want >= 0) native = want != 0 && cpu_has_it();
+  if (native < 0 || want >= 0) native = want != 0 && pg_has_bfloat16();
   return native;
 }
 

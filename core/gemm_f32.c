@@ -8,7 +8,7 @@
 #include "core.h"
 #include <omp.h>
 #ifdef PG_X86
-#include <immintrin.h>
+#include "avx512.h"
 
 enum { ROWS = 8, LANES = 16, PANEL = 3 * LANES, AHEAD = 8 };
 /* In numbers: the longest stretch of the inner dimension, which is one running sum and must not be too long for
@@ -30,36 +30,7 @@ typedef struct product {
   int64_t ldc;
 } product;
 
-AVX512_INLINE __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
-
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
-
-AVX512_INLINE void turn(__m512 x[16]) { /* a 16 x 16 matrix, rows in registers */
-  __m512i r[16], t[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) r[i] = _mm512_castps_si512(x[i]);
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2)
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]), r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]), r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    x[i] = _mm512_castsi512_ps(_mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
-    x[i + 8] = _mm512_castsi512_ps(_mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
-    x[i + 4] = _mm512_castsi512_ps(_mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88));
-    x[i + 12] = _mm512_castsi512_ps(_mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd));
-  }
-}
 
 /* Lines become columns: line l at position p, x[l * line + p * inner] with one of the two steps 1, goes to column
  * l % width, row p of panel l / width. Panels have k rows of `width`, the last one of as many as its lines need, to the
@@ -74,7 +45,7 @@ AVX512 static void pack(const float *x, int64_t line, int64_t inner, int64_t lin
         float *row = out + l * k + p * wide;
         for (int64_t i = 0; i < wide; i += LANES) {
           _mm_prefetch(source + i + AHEAD * inner, _MM_HINT_T0);
-          _mm512_storeu_ps(row + i, _mm512_maskz_loadu_ps(first_lanes(lines - l - i), source + i));
+          _mm512_storeu_ps(row + i, _mm512_maskz_loadu_ps(pg_first_lanes(lines - l - i), source + i));
         }
       }
     return;
@@ -83,16 +54,16 @@ AVX512 static void pack(const float *x, int64_t line, int64_t inner, int64_t lin
     int64_t panel = l / width * width, wide = PG_MIN(width, (lines - panel + LANES - 1) / LANES * LANES);
     float *column = out + panel * k + l - panel;
     for (int64_t p = from; p < to; p += LANES) {
-      __m512 r[16];
+      __m512i r[16];
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++) {
         bool there = l + i < lines;
-        r[i] = _mm512_maskz_loadu_ps(there ? first_lanes(to - p) : 0, x + (there ? l + i : l) * line + p);
+        r[i] = _mm512_maskz_loadu_epi32(there ? pg_first_lanes(to - p) : 0, x + (there ? l + i : l) * line + p);
       }
-      turn(r);
+      pg_transpose_16(r);
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++)
-        if (p + i < to) _mm512_storeu_ps(column + (p + i) * wide, r[i]);
+        if (p + i < to) _mm512_storeu_si512(column + (p + i) * wide, r[i]);
     }
   }
 }
@@ -166,7 +137,7 @@ AVX512 static void block(const product *s, const left *a, const float *b, int64_
   int64_t start_row = again ? s->ldc : s->start_row;
   for (int64_t j = 0; j < columns; j += PANEL, b += k * PANEL) {
     int64_t wide = PG_MIN(PANEL, columns - j), n = (wide + LANES - 1) / LANES;
-    __mmask16 last = first_lanes(wide - (n - 1) * LANES);
+    __mmask16 last = pg_first_lanes(wide - (n - 1) * LANES);
     for (int64_t i = 0; i < rows; i += ROWS) {
       const float *x = a->x + (a->packed ? i / LANES * LANES * k + i % LANES : i * a->row);
       tiles[PG_MIN(ROWS, rows - i) - 1][n - 1](k, x, a->row, a->inner, b, s->alpha, beta, start + i * start_row + j,
@@ -238,17 +209,8 @@ static void multiply_small(const product *s) {
   block(s, &(left){s->a, s->a_row, s->a_inner, false}, b, s->k, false, 0, s->m, 0, s->n);
 }
 
-static bool cpu_has_it(void) {
-  static int has = -1;
-  if (has < 0) {
-    __builtin_cpu_init();
-    has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
-  }
-  return has;
-}
-
 static bool run(const product *s) {
-  if (!s->k || !cpu_has_it()) return false;
+  if (!s->k || !pg_has_avx512()) return false;
   if (up(s->n, LANES) * s->k <= SMALL && s->m * s->k <= 4 * SMALL) return multiply_small(s), true;
   return multiply(s);
 }

@@ -32,14 +32,21 @@ const char *pg_cpu_name(void) {
   return name;
 }
 
-const char *pg_simd_name(void) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) return "AVX-512";
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "AVX2";
+#ifdef PG_X86
+#define HAS(feature) __builtin_cpu_supports(feature)
+#else
+#define HAS(feature) false
 #endif
-  return "baseline";
+
+bool pg_has_avx2(void) { return HAS("avx2") && HAS("fma"); }
+
+bool pg_has_avx512(void) {
+  return HAS("avx512f") && HAS("avx512bw") && HAS("avx512dq") && HAS("avx512vl") && HAS("fma");
 }
+
+bool pg_has_bfloat16(void) { return pg_has_avx512() && HAS("avx512bf16"); }
+
+const char *pg_simd_name(void) { return pg_has_avx512() ? "AVX-512" : pg_has_avx2() ? "AVX2" : "baseline"; }
 
 const char *pg_blas_name(void) {
   static char name[256];

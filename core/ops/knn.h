@@ -12,9 +12,6 @@ enum {
   PG_BFLOAT16_COLUMNS = 32
 };
 
-bool pg_has_avx512(void);
-bool pg_has_bfloat16(void);
-
 /* The positions of those of n values that pass either test, !(v < least) or, where there are bars,
  * !(v - shift < bar); returns how many. NaN passes. */
 int pg_passing(int n, const float *v, float least, float shift, const float *bars, uint8_t *at);

@@ -3,24 +3,15 @@
 #include "knn.h"
 
 #ifdef PG_X86
-#include <immintrin.h>
+#include "../avx512.h"
 #define AVX512 __attribute__((target("arch=x86-64-v4")))
 #define BFLOAT16 __attribute__((target("arch=x86-64-v4,avx512bf16")))
-
-bool pg_has_avx512(void) {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-
-bool pg_has_bfloat16(void) { return pg_has_avx512() && __builtin_cpu_supports("avx512bf16"); }
-
-static inline __mmask16 first(int64_t n) { return (__mmask16)(n >= 16 ? 0xffff : n > 0 ? (1u << n) - 1 : 0); }
 
 AVX512 int pg_passing(int n, const float *v, float least, float shift, const float *bars, uint8_t *at) {
   int found = 0;
   __m512 rows = _mm512_set1_ps(least), back = _mm512_set1_ps(shift);
   for (int j = 0; j < n; j += 16) {
-    __mmask16 in = first(n - j);
+    __mmask16 in = pg_first_lanes(n - j);
     __m512 x = _mm512_maskz_loadu_ps(in, v + j);
     __mmask16 pass = _mm512_mask_cmp_ps_mask(in, x, rows, _CMP_NLT_UQ);
     if (bars)
@@ -28,29 +19,6 @@ AVX512 int pg_passing(int n, const float *v, float least, float shift, const flo
     for (uint32_t left = pass; left; left &= left - 1) at[found++] = (uint8_t)(j + __builtin_ctz(left));
   }
   return found;
-}
-
-/* Sixteen rows of sixteen words become columns. */
-AVX512 static inline __attribute__((always_inline)) void transpose(__m512i r[16]) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2)
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]), r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]), r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int c = 0; c < 4; c++) { /* quarter q of r[i + c]: column 4 q + c of the rows i.. i + 3 */
-    __m512i even0 = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88), odd0 = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
-    __m512i even1 = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
-    __m512i odd1 = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
-    t[c] = _mm512_shuffle_i32x4(even0, even1, 0x88), t[8 + c] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
-    t[4 + c] = _mm512_shuffle_i32x4(odd0, odd1, 0x88), t[12 + c] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
 static inline int64_t pairs(int64_t d) { return (d + 1) / 2; }
@@ -65,12 +33,12 @@ BFLOAT16 void pg_bfloat16_panels(int64_t count, int64_t d, float scale, const fl
   __m512 by = _mm512_set1_ps(scale);
   for (int64_t i0 = 0; i0 < count; i0 += width, out += width * pairs(d))
     for (int from = 0; from < width; from += 16) { /* sixteen rows of the panel, or what is left of it */
-      __mmask16 lanes = first(width - from);
+      __mmask16 lanes = pg_first_lanes(width - from);
       __m512 lost[16];
       for (int i = 0; i < 16; i++) lost[i] = _mm512_setzero_ps();
       for (int64_t k = 0; k < d; k += 32) {
         __m512i r[16];
-        __mmask16 low = first(d - k), high = first(d - k - 16);
+        __mmask16 low = pg_first_lanes(d - k), high = pg_first_lanes(d - k - 16);
         for (int i = 0; i < 16; i++) {
           const float *row = x + (i0 + from + i) * d + k;
           bool there = from + i < width && i0 + from + i < count;
@@ -81,7 +49,7 @@ BFLOAT16 void pg_bfloat16_panels(int64_t count, int64_t d, float scale, const fl
           b = _mm512_sub_ps(b, widen(_mm512_extracti64x4_epi64(r[i], 1)));
           lost[i] = _mm512_fmadd_ps(a, a, _mm512_fmadd_ps(b, b, lost[i]));
         }
-        transpose(r);
+        pg_transpose_16(r);
         for (int t = 0; t < PG_MIN(16, pairs(d - k)); t++)
           _mm512_mask_storeu_epi32(out + (k / 2 + t) * width + from, lanes, r[t]);
       }
@@ -114,12 +82,12 @@ BFLOAT16 void pg_bfloat16_product(int64_t d, const uint32_t *a, const uint32_t *
 AVX512 static inline __attribute__((always_inline)) __m512 go_on(__m512 sum, int64_t k, int steps,
                                                                  const float *const *a, const float *const *b) {
   __m512i p[16], q[16];
-  __mmask16 in = first(steps);
+  __mmask16 in = pg_first_lanes(steps);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) p[i] = _mm512_maskz_loadu_epi32(in, a[i] + k);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) q[i] = _mm512_maskz_loadu_epi32(in, b[i] + k);
-  transpose(p), transpose(q);
+  pg_transpose_16(p), pg_transpose_16(q);
 #pragma GCC unroll 16
   for (int t = 0; t < steps; t++) sum = _mm512_fmadd_ps(_mm512_castsi512_ps(p[t]), _mm512_castsi512_ps(q[t]), sum);
   return sum;
@@ -133,7 +101,4 @@ AVX512 void pg_exact_products(int64_t d, const float *const a[PG_EXACT], const f
   if (k < d) sum = go_on(sum, k, (int)(d - k), a, b);
   _mm512_storeu_ps(out, sum);
 }
-#else
-bool pg_has_avx512(void) { return false; }
-bool pg_has_bfloat16(void) { return false; }
 #endif

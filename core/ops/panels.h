@@ -40,8 +40,7 @@ PANEL_KERNEL(K(panels_64), __attribute__((target("arch=x86-64-v4"))), 64, 12)
 static K(panel_kernel) K(choose_panels)(void) {
 #ifdef PG_X86
   if (pg_has_avx512()) return (K(panel_kernel)){12, 2 * 64 / sizeof(real), K(panels_64)};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return (K(panel_kernel)){6, 2 * 32 / sizeof(real), K(panels_32)};
+  if (pg_has_avx2()) return (K(panel_kernel)){6, 2 * 32 / sizeof(real), K(panels_32)};
 #endif
   return (K(panel_kernel)){6, 2 * 16 / sizeof(real), K(panels_16)};
 }
