@@ -7,6 +7,7 @@
 -- tests/bench/run.sh sets the environment that this needs.
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 local ffi = require "ffi"
 local lib = require "perigee.ffi"
 local pattern, ROUNDS = arg[1] or "", tonumber(arg[2] or 7)
@@ -15,11 +16,6 @@ local PYTHON = os.getenv "PYTHON" or "/usr/bin/python3"
 local BLAS = os.getenv "BLAS_FOLDER" or ""
 local TUNED = "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864 "
   .. (BLAS ~= "" and "LD_LIBRARY_PATH=" .. BLAS .. " " or "")
-
-local function median(list)
-  table.sort(list)
-  return list[math.ceil(#list / 2)]
-end
 
 -- ---- two processes in turns -------------------------------------------------------------------------------------------
 
@@ -83,7 +79,7 @@ local function measure(sides, rounds)
     end
   end
   for name, side in pairs(sides) do
-    result[name].seconds, result[name].peak = median(result[name].times), side.stop()
+    result[name].seconds, result[name].peak = timing.median(result[name].times), side.stop()
   end
   return result
 end

@@ -5,16 +5,12 @@
 --   LUA_PATH="lua/?.lua;lua/?/init.lua;;" luajit tests/bench/bf16.lua [BATCH=64] [TURNS=7] [THREADS]
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 local lib = require "perigee.ffi"
 pg.seed(1)
 
 local BATCH, TURNS, CLASSES, BAR = tonumber(arg[1]) or 64, tonumber(arg[2]) or 7, 100, 1.7
 if arg[3] then pg.threads(tonumber(arg[3])) end
-
-local function median(times)
-  table.sort(times)
-  return times[math.ceil(#times / 2)]
-end
 
 -- Medians of fn(precision) in either, in turns after one of each: {wall =, cpu =} by precision.
 local function compare(turns, fn)
@@ -29,7 +25,7 @@ local function compare(turns, fn)
       end
     end
   end
-  for _, t in pairs(times) do t.wall, t.cpu = median(t.wall), median(t.cpu) end
+  for _, t in pairs(times) do t.wall, t.cpu = timing.median(t.wall), timing.median(t.cpu) end
   return times
 end
 

@@ -6,22 +6,16 @@
 --   LUA_PATH="lua/?.lua;lua/?/init.lua;;" luajit tests/bench/full_size.lua FOLDER/clip-b32 [PIECES]
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 pg.seed(1)
 
 local BATCH, CLASSES, STEPS, PIECES = 64, 100, 2, tonumber(arg[2]) or 1
 local folder = arg[1] or error("which folder? tests/bench/full_size.py makes them", 0)
 
-local function peak() -- GB of 10^9 bytes
-  for line in io.lines "/proc/self/status" do
-    local kib = line:match "^VmHWM:%s*(%d+)"
-    if kib then return tonumber(kib) * 1024 / 1e9 end
-  end
-end
-
 local function timed(what, fn)
   local began = pg.now()
   local result = fn()
-  print(("%-52s %8.2f s   peak %.2f GB"):format(what, pg.now() - began, peak()))
+  print(("%-52s %8.2f s   peak %.2f GB"):format(what, pg.now() - began, timing.peak() / 1e9))
   return result
 end
 
@@ -60,4 +54,4 @@ for step = 1, STEPS do
   end)
   io.stdout:flush()
 end
-print(("peak resident size %.2f GB (3 GB)  %s"):format(peak(), peak() <= 3 and "ok" or "MISSED"))
+print(("peak resident size %.2f GB (3 GB)  %s"):format(timing.peak() / 1e9, timing.peak() / 1e9 <= 3 and "ok" or "MISSED"))

@@ -2,6 +2,7 @@
 -- reference are timed in turns in this process, so that what else the machine does meets both; medians.
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 local ffi = require "ffi"
 ffi.cdef "void cblas_sgemm(int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);"
 local blas = ffi.load "libopenblas.so.0"
@@ -13,29 +14,18 @@ for line in io.lines(arg[1] or "/dev/null") do
   if name then torch[name] = tonumber(seconds) end
 end
 
-local function clock(fn)
-  local began = pg.now()
-  fn()
-  return pg.now() - began
-end
-
-local function median(times)
-  table.sort(times)
-  return times[math.ceil(#times / 2)]
-end
-
 -- Medians of functions called in turns. A function may return the seconds that count; otherwise all of it does.
 local function medians(repeats, ...)
   local fns, times, result = { ... }, {}, {}
   for i = -1, repeats do
     for k, fn in ipairs(fns) do
       local own
-      local all = clock(function() own = fn() end)
+      local all = timing.clock(function() own = fn() end)
       times[k] = times[k] or {}
       if i > 0 then times[k][i] = own or all end
     end
   end
-  for k in ipairs(fns) do result[k] = median(times[k]) end
+  for k in ipairs(fns) do result[k] = timing.median(times[k]) end
   return unpack(result)
 end
 
@@ -78,7 +68,7 @@ for _, shape in ipairs { { 3200, 3072 }, { 16384, 1024 } } do
     local name, fn = unpack(op)
     local reference, forward, backward = medians(15, copy, function() pg.no_grad(function() fn(x):free() end) end, function()
       local out = fn(tracked)
-      local seconds = clock(function() out:backward(g) end)
+      local seconds = timing.clock(function() out:backward(g) end)
       tracked.grad, w.grad, b.grad = nil, nil, nil
       out:free()
       return seconds

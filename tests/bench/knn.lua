@@ -4,6 +4,7 @@
 --   luajit tests/bench/knn.lua [PYTHON [REPEATS]]
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 local ffi = require "ffi"
 ffi.cdef "void cblas_sgemm(int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);"
 local blas = ffi.load "libopenblas.so.0"
@@ -18,17 +19,6 @@ if os.execute(python .. " -c 'import faiss' 2>/dev/null") == 0 then
   print("FAISS " .. answers:read "*l" .. ", flat, inner product")
 else
   print("FAISS: skipped, " .. python .. " cannot import it")
-end
-
-local function clock(fn)
-  local began = pg.now()
-  fn()
-  return pg.now() - began
-end
-
-local function median(times)
-  table.sort(times)
-  return times[math.ceil(#times / 2)]
 end
 
 -- what, queries, database, width, bars: times FAISS in float32 and screened, share of the rate of the products
@@ -46,18 +36,18 @@ for _, case in ipairs { { "query", 10000, 100000, 512, 1.08, 1.8, 0.92 }, { "sel
   end }
   local times = { float32 = {}, screened = {}, products = {}, faiss = {} }
   for i = 0, repeats do -- the first one warms up
-    for name, fn in pairs(runs) do times[name][i] = clock(fn) end
+    for name, fn in pairs(runs) do times[name][i] = timing.clock(fn) end
     if ask then
       ask:write(what, "\n")
       ask:flush()
       times.faiss[i] = answers:read "*n"
     end
   end
-  local faiss = ask and median(times.faiss)
-  local bare = median(times.products)
+  local faiss = ask and timing.median(times.faiss)
+  local bare = timing.median(times.products)
   for _, way in ipairs { { "float32", bar, rate_bar }, { "screened", screened_bar } } do
     local name, least, least_rate = unpack(way)
-    local t = median(times[name])
+    local t = timing.median(times[name])
     local against = faiss and ("%5.2fx FAISS at %.2f s (%.2f)  %s"):format(faiss / t, faiss, least,
       faiss / t >= least and "ok" or "MISSED") or ""
     local rate = least_rate and ("%4.0f%% of the products' rate (%.0f%%)  %s"):format(100 * bare / t, 100 * least_rate,

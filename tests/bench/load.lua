@@ -4,27 +4,18 @@
 --   luajit tests/bench/load.lua [FOLDER]          where the file is for the while, /tmp by default
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 
 local FOLDER, BYTES, TENSORS, RUNS = arg[1] or "/tmp", 600e6, 60, 5
 
 -- In a process of its own: loads, and says for how long and by how many bytes the peak of resident memory grew.
 local CHILD = [[
 local pg = require "perigee"
-local function peak()
-  for line in io.lines "/proc/self/status" do
-    local kb = line:match "^VmHWM:%s*(%d+)"
-    if kb then return kb * 1024 end
-  end
-end
+local peak = dofile("tests/bench/timing.lua").peak
 local before, began, used = peak(), pg.now(), os.clock()
 local tensors = pg[arg[1] ].load(arg[2])
 io.write(pg.now() - began, " ", os.clock() - used, " ", peak() - before, "\n")
 ]]
-
-local function median(list)
-  table.sort(list)
-  return list[math.ceil(#list / 2)]
-end
 
 local function verdict(good) return good and "ok" or "MISSED" end
 
@@ -41,9 +32,9 @@ local function measure(name, module, path, limit, resident)
     seconds[i], cpu[i], growth = took, used, math.max(growth, grew)
   end
   os.remove(script)
-  local took = median(seconds)
+  local took = timing.median(seconds)
   print(("%-28s %5.2f s (%d)  %-6s  %5.2f s of CPU  %4.0f MB resident, %.2f of the tensors (1.1)  %s"):format(name, took,
-    limit, verdict(took < limit), median(cpu), growth / 1e6, growth / resident, verdict(growth < 1.1 * resident)))
+    limit, verdict(took < limit), timing.median(cpu), growth / 1e6, growth / resident, verdict(growth < 1.1 * resident)))
 end
 
 local function tensors(values) -- the same values under each name: making them all would take a minute

@@ -4,6 +4,7 @@
 --   luajit tests/bench/loader.lua [workers ...]          default 1 2
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 local lfs = require "lfs"
 local random = require "perigee.data.random"
 
@@ -50,11 +51,6 @@ local function stretch(options)
   return rate, per_cpu
 end
 
-local function median(list)
-  table.sort(list)
-  return list[math.ceil(#list / 2)]
-end
-
 -- One row a case, one column a number of workers; the settings take turns, so that other load on the machine hits all.
 local function compare(cases, workers)
   local rates, per_cpu = {}, {}
@@ -72,8 +68,8 @@ local function compare(cases, workers)
   end
   for i, case in ipairs(cases) do
     local cells = {}
-    for j in ipairs(workers) do cells[j] = ("%9.0f"):format(median(rates[i .. ":" .. j])) end
-    print(("%-56s %s %12.0f"):format(case.name, table.concat(cells), median(per_cpu[i])))
+    for j in ipairs(workers) do cells[j] = ("%9.0f"):format(timing.median(rates[i .. ":" .. j])) end
+    print(("%-56s %s %12.0f"):format(case.name, table.concat(cells), timing.median(per_cpu[i])))
   end
 end
 

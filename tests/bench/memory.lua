@@ -5,16 +5,10 @@
 --   LUA_PATH="lua/?.lua;lua/?/init.lua;;" luajit tests/bench/memory.lua [STEPS [recompute]]
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 pg.seed(1)
 
 local BATCH, CLASSES, STEPS, RECOMPUTE = 64, 100, tonumber(arg[1]) or 3, arg[2] == "recompute"
-
-local function peak() -- GB of 10^9 bytes
-  for line in io.lines "/proc/self/status" do
-    local kib = line:match "^VmHWM:%s*(%d+)"
-    if kib then return tonumber(kib) * 1024 / 1e9 end
-  end
-end
 
 local model, head = pg.models.clip(), pg.models.head(512, CLASSES)
 pg.models.recompute(model, RECOMPUTE)
@@ -32,6 +26,6 @@ for step = 1, STEPS do
   end)
   pg.scope(function() optimiser:step() end)
   print(("step %d: loss %.6f, %.2f s, %.2f s of all threads, live at most %.2f GB, resident at most %.2f GB"):format(step,
-    loss:item(), pg.now() - began, os.clock() - cpu, pg.memory().peak / 1e9, peak()))
+    loss:item(), pg.now() - began, os.clock() - cpu, pg.memory().peak / 1e9, timing.peak() / 1e9))
   io.stdout:flush()
 end

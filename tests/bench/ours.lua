@@ -3,6 +3,7 @@
 -- other side, a number. At the line "end" it prints the peak of its resident memory in bytes, and ends.
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 local ffi = require "ffi"
 local lib = require "perigee.ffi"
 pg.seed(1)
@@ -10,19 +11,6 @@ pg.seed(1)
 local VIT = { b32 = { image = 224, patch = 32, width = 768, depth = 12, heads = 12 },
   small = { image = 32, patch = 4, width = 192, depth = 6, heads = 3 } }
 local CLASSES = 100
-
-local function timed(fn, ...)
-  local began = pg.now()
-  local value = fn(...)
-  return pg.now() - began, value
-end
-
-local function peak()
-  for line in io.lines "/proc/self/status" do
-    local kb = line:match "^VmHWM:%s*(%d+)"
-    if kb then return kb * 1024 end
-  end
-end
 
 local rows = {}
 
@@ -37,7 +25,7 @@ function rows.vit(name, batch)
   for _, t in ipairs(head:parameters()) do parameters[#parameters + 1] = t end
   local opt = pg.optim.AdamW(parameters, { lr = 1e-5 })
   return function()
-    return timed(function()
+    return timing.clock(function()
       opt:zero_grad()
       pg.cross_entropy(head(model(images)), labels):backward()
       opt:step()
@@ -57,7 +45,7 @@ function rows.gemms(name, batch)
     { tokens, w, w, o.depth }, { tokens, w, 4 * w, o.depth }, { tokens, 4 * w, w, o.depth } }
   local x, y, weight = pg.randn(tokens, 4 * w), pg.randn(tokens, 4 * w), pg.randn(4 * w, 4 * w)
   return function()
-    return timed(function()
+    return timing.clock(function()
       for _, layer in ipairs(layers) do
         local m, k, n, times = unpack(layer)
         for _ = 1, times do
@@ -81,7 +69,7 @@ function rows.fda(kind)
   local opt = proxy and pg.optim.AdamW(generator:parameters(), { lr = 1e-3 })
   return function()
     local features = pg.randn(batch, width):requires_grad_(true)
-    return timed(function()
+    return timing.clock(function()
       local graph = pg.fda.graph(cached, { k = 8 })
       if not proxy then return pg.fda.loss(features, graph):backward() end
       local proxies = generator:generate(features, graph)
@@ -100,7 +88,7 @@ function rows.fda_large(batch)
     collectgarbage()
     lib.pg_memory_reset_peak(lib.PG_CPU)
     local before = pg.memory().live
-    local seconds = timed(function()
+    local seconds = timing.clock(function()
       pg.scope(function()
         x.grad = nil
         pg.fda.loss(x, pg.fda.graph(x0, { k = 32 }), {}):backward()
@@ -119,7 +107,7 @@ function rows.probe(folder)
   pg.npy.save(folder .. "/bench-features.npy", x)
   pg.npy.save(folder .. "/bench-labels.npy", labels)
   return function()
-    return timed(function() return pg.metrics.logistic_regression(x, labels).loss end)
+    return timing.clock(function() return pg.metrics.logistic_regression(x, labels).loss end)
   end
 end
 
@@ -127,7 +115,7 @@ end
 function rows.sinkhorn()
   local cost = pg.squared_distances(pg.randn(2000, 64):normalize(), pg.randn(2000, 64):normalize()) / 2
   return function()
-    return timed(function()
+    return timing.clock(function()
       return pg.metrics.sinkhorn(cost, { eps = 0.1, n_iter = 100, tolerance = 0 }).iterations
     end)
   end
@@ -137,7 +125,7 @@ end
 function rows.call()
   local small, calls = pg.randn(4, 4):requires_grad_(true), 2000
   return function()
-    return timed(function()
+    return timing.clock(function()
       for _ = 1, calls do small:gelu() end
     end) / calls
   end
@@ -151,4 +139,4 @@ for line in io.lines() do
   if line == "end" then break end
   print(work())
 end
-print(peak())
+print(timing.peak())

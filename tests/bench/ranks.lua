@@ -5,6 +5,7 @@
 --   mpirun -n 2 build/perigee run tests/bench/ranks.lua --threads 1
 
 local pg = require "perigee"
+local timing = dofile "tests/bench/timing.lua"
 local opt = pg.recipe { name = "ranks", options = {
   { "steps", 9, min = 3, help = "steps that are timed, after three others" },
   { "batch", 64, min = 8, help = "images of all processes together" },
@@ -38,6 +39,5 @@ for step = 1, opt.steps + 3 do
   d.barrier()
   if step > 3 then times[#times + 1] = pg.now() - began end
 end
-table.sort(times)
-run:say("%d processes of %d threads: %.4f s a step, %.1f images/s", d.size(), pg.threads(), times[math.ceil(#times / 2)],
-  opt.batch / times[math.ceil(#times / 2)])
+local seconds = timing.median(times)
+run:say("%d processes of %d threads: %.4f s a step, %.1f images/s", d.size(), pg.threads(), seconds, opt.batch / seconds)
