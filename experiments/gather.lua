@@ -20,10 +20,19 @@ local function key(entry)
   return table.concat(parts, " ")
 end
 
+local function short(value) -- as rows.jsonl has it, so that tables do not depend on where rows come from
+  if type(value) == "number" then return tonumber(("%.6g"):format(value)) end
+  if type(value) ~= "table" then return value end
+  local copy = {}
+  for name, inner in pairs(value) do copy[name] = short(inner) end
+  return copy
+end
+
 --- The lines of rows.jsonl, then the rows of finished runs that are not among them.
 -- @param into      the experiment's folder
 -- @param folders   comma-separated folders of run folders; they may be missing
--- @param entry_of  function: config.json, row of result.json -> {row =, setting =, seed =}; what sets rows apart
+-- @param entry_of  function: config.json, row of result.json, result.json -> {row =, setting =, seed =}; what sets rows
+--   apart
 -- @return a list of entries
 -- @raises one line where there is none
 function gather.rows(into, folders, entry_of)
@@ -42,8 +51,8 @@ function gather.rows(into, folders, entry_of)
       local place = folder .. "/" .. name
       local result, config = read(place .. "/result.json"), read(place .. "/config.json")
       if result and config then
-        config = json.decode(config)
-        for _, row in ipairs(json.decode(result).rows) do add(entry_of(config, row)) end
+        config, result = json.decode(config), json.decode(result)
+        for _, row in ipairs(result.rows) do add(short(entry_of(config, row, result))) end
       end
     end
   end
@@ -51,18 +60,10 @@ function gather.rows(into, folders, entry_of)
   return entries
 end
 
-local function short(value) -- six digits are enough to make the tables again
-  if type(value) == "number" then return tonumber(("%.6g"):format(value)) end
-  if type(value) ~= "table" then return value end
-  local copy = {}
-  for name, inner in pairs(value) do copy[name] = short(inner) end
-  return copy
-end
-
 --- Writes rows.jsonl, sorted. @param into the experiment's folder @param entries of gather.rows
 function gather.keep(into, entries)
   local lines = {}
-  for i, entry in ipairs(entries) do lines[i] = pg.run.encode(short(entry)) end
+  for i, entry in ipairs(entries) do lines[i] = pg.run.encode(entry) end
   table.sort(lines)
   pg.util.write_file(into .. "/rows.jsonl", table.concat(lines, "\n") .. "\n")
 end

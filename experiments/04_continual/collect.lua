@@ -1,17 +1,17 @@
--- collect.lua - what the runs of run.lua say together: for each setting and method the figures of the matrix R with 95%
+-- collect.lua - what the runs of sweep.lua say together: for each setting and method the figures of the matrix R with 95%
 -- intervals over seeds, what Proxy-FDA gains on every other method (paired by seed), accuracy against step, and each mean
 -- matrix. Writes results.md, results.json, the pictures, and rows.jsonl, every row of every run, from which all of it can
--- be made again and which tells run.lua what need not be run again.
+-- be made again.
 
 local pg = require "perigee"
 local lfs = require "lfs"
-local json = require "cjson"
+local gather = dofile "experiments/gather.lua"
 
 local opt = pg.recipe {
   name = "collect",
   help = "Gather the run folders of the continual experiment into tables and pictures.",
   options = {
-    { "folder", "runs/04_continual", help = "where the run folders are" },
+    { "folders", "runs/04_continual", help = "of the sweep, comma-separated" },
     { "into", "experiments/04_continual", help = "where results.md, results.json, rows.jsonl and the pictures go" },
   },
 }
@@ -33,56 +33,33 @@ PICTURES.classes_regularizers = { "naive", "naive, current", "l2sp", "ldifs", "f
 
 -- ---- the runs -----------------------------------------------------------------------------------------------------------
 
-local cells, all = { tasks = {}, classes = {} }, {} -- cells[setting][method][seed] = entry
-
-local function add(entry)
-  local name = entry.group == "frozen" and "pre-trained" or entry.title
-  if entry.group == "pretrained" or entry.group == "current" then name = name .. ", " .. entry.group end
-  local seeds = cells[entry.setting][name] or {}
-  cells[entry.setting][name] = seeds
-  if seeds[entry.seed] then return end -- kept from an earlier collection
-  local figures = pg.metrics.continual(entry.R, { chance = entry.chance })
-  figures.probe = pg.stats.interval(entry.probe)
-  seeds[entry.seed] = { R = entry.R, figures = figures, names = entry.tasks }
-  all[#all + 1] = entry
+-- A row's name in the tables: its title, and what sets it apart from the sweep's main list.
+local function name_of(title, options)
+  if options.lr == 1e-12 then return "pre-trained" end -- a rate at which nothing moves
+  if options.reference == "pretrained" then return title .. ", pretrained" end
+  return options.logits == "current" and title .. ", current" or title
 end
 
-local kept = io.open(opt.into .. "/rows.jsonl", "rb")
-if kept then
-  for line in kept:lines() do add(json.decode(line)) end
-  kept:close()
-end
+local entries = gather.rows(opt.into, opt.folders, function(config, row, result)
+  return { setting = config.options.setting, seed = config.seed,
+    row = { method = name_of(row.title, config.options), R = row.R, probe = row.probe, seconds = row.seconds,
+      chance = result.chance, tasks = result.tasks } }
+end)
 
--- Four digits: no part of a test image is lost.
-local function rounded(value)
-  if type(value) == "number" then return tonumber(("%.4g"):format(value)) end
-  local list = {}
-  for i, inner in ipairs(value) do list[i] = rounded(inner) end
-  return list
+local cells = { tasks = {}, classes = {} } -- cells[setting][method][seed] = {R, figures, names}
+for _, entry in ipairs(entries) do
+  local row = entry.row
+  local figures = pg.metrics.continual(row.R, { chance = row.chance })
+  figures.probe = pg.stats.interval(row.probe)
+  local seeds = cells[entry.setting][row.method] or {}
+  cells[entry.setting][row.method] = seeds
+  seeds[entry.seed] = { R = row.R, figures = figures, names = row.tasks }
 end
-
-local folders = {}
-if lfs.attributes(opt.folder, "mode") == "directory" then
-  for name in lfs.dir(opt.folder) do folders[#folders + 1] = name end
-end
-table.sort(folders)
-for _, name in ipairs(folders) do
-  local setting, group, seed = name:match "^(%a+)%-(%a+)%-(%d+)$"
-  local file = setting and cells[setting] and io.open(("%s/%s/result.json"):format(opt.folder, name), "rb")
-  if file then
-    local result = json.decode(file:read "*a")
-    file:close()
-    for _, row in ipairs(result.rows) do
-      add { setting = setting, group = group, seed = tonumber(seed), title = row.title, R = rounded(row.R),
-        probe = rounded(row.probe), seconds = rounded(row.seconds), chance = rounded(result.chance), tasks = result.tasks }
-    end
-  end
-end
-pg.util.check(#all > 0, "collect: there is no finished run in %s", opt.folder)
 
 -- ---- means and intervals ------------------------------------------------------------------------------------------------
 
-local function gather(cell, pick)
+-- What pick says of each seed.
+local function of_seeds(cell, pick)
   local values = {}
   for seed, entry in pairs(cell) do values[#values + 1] = pick(entry, seed) end
   return values
@@ -90,9 +67,9 @@ end
 
 local function summary(setting, name)
   local cell = cells[setting][name]
-  local s = { setting = setting, method = name, seeds = #gather(cell, function() return 1 end) }
+  local s = { setting = setting, method = name, seeds = #of_seeds(cell, function() return 1 end) }
   for _, figure in ipairs(FIGURES) do
-    local values = gather(cell, function(entry) return entry.figures[figure] and 100 * entry.figures[figure] end)
+    local values = of_seeds(cell, function(entry) return entry.figures[figure] and 100 * entry.figures[figure] end)
     if #values > 0 then s[figure] = { pg.stats.interval(values) } end
   end
   return s
@@ -100,7 +77,7 @@ end
 
 -- The mean and interval of one method's figure less another's, over the seeds that both have.
 local function gain(setting, name, other, figure)
-  local values = gather(cells[setting][name], function(entry, seed)
+  local values = of_seeds(cells[setting][name], function(entry, seed)
     local rival = cells[setting][other][seed]
     return rival and rival.figures[figure] and 100 * (entry.figures[figure] - rival.figures[figure])
   end)
@@ -112,12 +89,7 @@ end
 local lines, results = {}, { rows = {}, gains = {} }
 local function say(format, ...) lines[#lines + 1] = format:format(...) end
 
--- "62.9 ± 0.4", or the mean alone of a single seed.
-local function pair(format, value)
-  if not value then return "" end
-  local mean, half = value[1], value[2]
-  return format:format(mean) .. (half == half and (" ± %.1f"):format(half) or "")
-end
+local function pair(format, value) return value and gather.pair(format, value[1], value[2]) or "" end
 
 -- Better, worse, or within the interval.
 local function verdict(value, sign)
@@ -166,9 +138,7 @@ local text = table.concat(lines, "\n")
 io.write(text)
 pg.util.write_file(opt.into .. "/results.md", text)
 pg.util.write_file(opt.into .. "/results.json", pg.run.encode(results, "") .. "\n")
-for i, entry in ipairs(all) do all[i] = pg.run.encode(entry) end
-table.sort(all)
-pg.util.write_file(opt.into .. "/rows.jsonl", table.concat(all, "\n") .. "\n")
+gather.keep(opt.into, entries)
 
 -- ---- the pictures -------------------------------------------------------------------------------------------------------
 
@@ -177,7 +147,7 @@ local function curve(setting, name)
   local _, any = next(cells[setting][name])
   for t = 1, #any.R do
     series.x[t] = t
-    series.y[t] = pg.stats.interval(gather(cells[setting][name], function(e) return 100 * e.figures.average[t] end))
+    series.y[t] = pg.stats.interval(of_seeds(cells[setting][name], function(e) return 100 * e.figures.average[t] end))
   end
   return series
 end
@@ -189,7 +159,7 @@ local function matrix(setting, name)
     columns[t] = setting == "tasks" and ("%d %s"):format(t, any.names[t]) or ("step %d"):format(t) -- seeds shuffle classes
     rows[t], values[t] = "after " .. columns[t], {}
     for i = 1, #any.R do
-      values[t][i] = pg.stats.interval(gather(cells[setting][name], function(e) return e.R[t][i] and 100 * e.R[t][i] end))
+      values[t][i] = pg.stats.interval(of_seeds(cells[setting][name], function(e) return e.R[t][i] and 100 * e.R[t][i] end))
     end
   end
   pg.plot.heat_table(("%s/matrices/%s_%s.png"):format(opt.into, setting, name:gsub("[^%w]+", "_")), {
