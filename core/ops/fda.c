@@ -103,17 +103,22 @@ static int K(fda_loss_backward)(pg_call *c) {
   K(setting_grads)(c, 2);
   if (!c->grad_in[0]) return PG_OK;
   real *dx = PG_AT(real, c->grad_in[0]), z = *PG_AT(real, c->grad_out[0]) / (real)((double)b * (double)(b - 1));
-  size_t bytes = sizeof(real) * (size_t)(b * b + b * d);
-  real *both = pg_scratch_alloc(bytes), *g = both ? both + b * b : NULL;
+  int64_t most = PG_MIN(b, STRIP);
+  size_t bytes = sizeof(real) * (size_t)(most * (b + d));
+  real *both = pg_scratch_alloc(bytes), *g = both ? both + most * b : NULL;
   if (!both) return pg_fail(PG_ERR_MEMORY, "fda_loss: out of memory");
+  int status = PG_OK;
+  for (int64_t from = 0; from < b && !status; from += most) {
+    int64_t to = PG_MIN(from + most, b);
 #pragma omp parallel for schedule(static) if (b > 96)
-  for (int64_t i0 = 0; i0 < b; i0 += 32) /* S + S^T in tiles, for the cache */
-    for (int64_t j0 = 0; j0 < b; j0 += 32)
-      for (int64_t i = i0; i < PG_MIN(i0 + 32, b); i++)
-        for (int64_t j = j0; j < PG_MIN(j0 + 32, b); j++) both[i * b + j] = s[i * b + j] + s[j * b + i];
-  int status = K(pg_gemm)(0, 0, b, d, b, z, both, b, unit, d, 0, g, d);
+    for (int64_t i0 = from; i0 < to; i0 += 32) /* S + S^T in tiles, for the cache */
+      for (int64_t j0 = 0; j0 < b; j0 += 32)
+        for (int64_t i = i0; i < PG_MIN(i0 + 32, to); i++)
+          for (int64_t j = j0; j < PG_MIN(j0 + 32, b); j++) both[(i - from) * b + j] = s[i * b + j] + s[j * b + i];
+    status = K(pg_gemm)(0, 0, to - from, d, b, z, both, b, unit, d, 0, g, d);
 #pragma omp parallel for schedule(static) if (b > 96)
-  for (int64_t i = 0; i < b; i++) K(through_norm)(d, unit + i * d, g + i * d, norm[i], dx + i * d);
+    for (int64_t i = from; i < to; i++) K(through_norm)(d, unit + i * d, g + (i - from) * d, norm[i], dx + i * d);
+  }
   pg_scratch_free(both, bytes);
   return status;
 }
@@ -175,6 +180,9 @@ static int K(fda_pairs_backward)(pg_call *c) {
 #else
 #include "../op.h"
 #include "../vmath.h"
+
+enum { STRIP = 512 }; /* rows of S + S^T at a time, so that there is no second (B, B) matrix */
+
 #define REALS_FILE "ops/fda.c"
 #include "../reals.h"
 

@@ -68,6 +68,16 @@ function call.scope(fn)
   return leave(outer, mine, pcall(fn))
 end
 
+--- Runs fn outside every pg.scope: what it makes lives as long as somebody holds it.
+-- @param fn  a function without arguments
+-- @return what fn returns
+-- @raises what fn raises
+function call.outside(fn)
+  local outer = tracked
+  tracked = nil
+  return leave(outer, {}, pcall(fn))
+end
+
 --- What a message calls a value: never a screenful of a tensor.
 function call.describe(value)
   if value == nil then return "nothing" end

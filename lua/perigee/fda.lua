@@ -7,6 +7,7 @@
 -- fda/proxies.lua adds the proxies, fda/sampler.lua the batches. What the paper leaves open is an option. Everything is
 -- ops on the features' device and dtype; nothing here waits for a value but where a caller asks for one.
 
+local call = require "perigee.call"
 local util = require "perigee.util"
 
 local fda = {}
@@ -29,12 +30,6 @@ end
 
 -- ---- the graph ---------------------------------------------------------------------------------------------------------
 
--- The (n, n) identity by ops: ones before n columns of zeros; read n by n, the ones walk along the diagonal.
-local function identity(n, like)
-  local p, options = pg(), { dtype = like:dtype(), device = like:device() }
-  return p.cat({ p.ones(n, 1, options), p.zeros(n, n, options) }, 2):reshape(n * (n + 1)):narrow(1, 1, n * n):reshape(n, n)
-end
-
 local NEGATIVE = {
   similarity = function(s) return -s end,
   one = function(s) return s * 0 - 1 end,
@@ -54,18 +49,27 @@ function fda.negative_weight(kind, s)
   return weight(s)
 end
 
--- Fields that cost something and are seldom asked for: made when first read.
+-- Fields that a loss does not need, made when first read; they live as long as the graph does.
+local MADE = {}
+function MADE.raw(g)
+  local unit = g.features:normalize()
+  return unit:matmul(unit:t())
+end
+function MADE.similarity(g) return g.clamp and g.raw:maximum(0) or g.raw end
+function MADE.positive(g)
+  return pg().scatter_add(g.raw * 0, g.neighbors, g.neighbors:to(g.raw:dtype()) * 0 + 1, { dim = 2 })
+end
+function MADE.off(g) return 1 - pg().eye(g.size, { dtype = g.raw:dtype(), device = g.raw:device() }) end
+function MADE.rest(g) return g.off - g.positive end
+function MADE.kind(g) return g.positive * 2 - g.off end
+function MADE.clamped(g)
+  return pg().lt(g.raw, 0):to(g.raw:dtype()):sum():item() / (g.size * (g.size - 1))
+end
+
 local Graph = {}
 function Graph.__index(graph, key)
-  local value
-  if key == "clamped" then -- a number: the fraction of pairs of negative similarity
-    local below = pg().no_grad(function() return pg().lt(graph.raw, 0):to(graph.raw:dtype()):sum() end)
-    value = below:item() / (graph.size * (graph.size - 1))
-  elseif key == "rest" then -- (B, B), 1 for another that is no neighbour
-    value = graph.off - graph.positive
-  elseif key == "kind" then -- (B, B), +1 for a neighbour, -1 for another, 0 for the anchor itself
-    value = graph.positive * 2 - graph.off
-  end
+  local make = MADE[key]
+  local value = make and call.outside(function() return pg().no_grad(function() return make(graph) end) end)
   rawset(graph, key, value)
   return value
 end
@@ -75,11 +79,10 @@ end
 -- @param options {k = 8: neighbours an anchor, 1..B-1; negative: weight of a non-neighbour of similarity s, "similarity" -s
 --                (default), "one" -1, "complement" -(1 - s); clamp = true: similarities below 0 count as 0, so that no
 --                weight changes its sign}
--- @return {neighbors = (B, k) int32 indices, nearest first, ties to the lower; weights = (B, B) signed, zero diagonal;
---          positive, rest, off = (B, B) masks: neighbours, the others, both; kind = (B, B), their difference;
---          similarity = (B, B), clamped; raw = (B, B), not clamped; k; size = B; tail = (1) mean similarity of the k-th
---          neighbour; clamped = fraction of similarities below 0; negative, clamp = the options; features = x0}; rest, kind
---          and clamped are made when first read
+-- @return {neighbors = (B, k) int32 indices, nearest first, ties to the lower; weights = (B, B) signed, zero diagonal; k;
+--          size = B; tail = (1) mean similarity of the k-th neighbour; negative, clamp = the options; features = x0}, and,
+--          each (B, B) and made when first read: raw, the cosines; similarity, clamped; positive, rest, off, masks:
+--          neighbours, the others, both; kind = positive - rest; and clamped = the fraction of similarities below 0
 -- @raises on k outside 1..B-1, on features that are not finite
 function fda.graph(x0, options)
   options = util.options("fda.graph", options, { k = 8, negative = "similarity", clamp = true })
@@ -87,17 +90,15 @@ function fda.graph(x0, options)
   local p, b, k = pg(), x0:size(1), options.k
   util.check(type(k) == "number" and k % 1 == 0, "fda.graph: k must be a whole number, got %s", tostring(k))
   util.check(k >= 1 and k <= b - 1, "fda.graph: k = %d, but an anchor has %d others in a batch of %d", k, b - 1, b)
+  util.check(NEGATIVE[options.negative], "fda.graph: negative must be similarity, one or complement, got '%s'",
+    tostring(options.negative))
   return p.no_grad(function()
     local features = x0:detach()
-    local unit, self = features:normalize(), identity(b, x0)
-    local raw, off = unit:matmul(unit:t()), self * -1 + 1
-    local nearest, neighbors = (raw - self * 4):topk(k, 2) -- no cosine is below -1: an anchor is never its own neighbour
-    local positive = p.scatter_add(self * 0, neighbors, nearest * 0 + 1, { dim = 2 })
-    local similarity = options.clamp and raw:maximum(0) or raw
-    local weights = positive * similarity + (off - positive) * fda.negative_weight(options.negative, similarity)
-    return setmetatable({ neighbors = neighbors, weights = weights, positive = positive, similarity = similarity,
-      off = off, raw = raw, k = k, size = b, negative = options.negative, clamp = options.clamp, features = features,
-      tail = nearest:narrow(2, k, 1):mean():reshape(1) }, Graph)
+    local unit = features:normalize()
+    local nearest, neighbors = p.knn(unit, unit, { k = k, metric = "ip", exclude_self = true })
+    local weights = p.fda_weights(unit, neighbors, nearest, { negative = options.negative, clamp = options.clamp })
+    return setmetatable({ neighbors = neighbors, weights = weights, k = k, size = b, negative = options.negative,
+      clamp = options.clamp, features = features, tail = nearest:narrow(2, k, 1):mean():reshape(1) }, Graph)
   end)
 end
 

@@ -1,6 +1,7 @@
 -- fda_spec.lua - the loss against its statement in plain ops, what gradients may reach, and the promises of the proxies.
 
 local pg = require "perigee"
+local lib = require "perigee.ffi"
 
 local function features(b, d, dtype) return pg.randn(b, d):to(dtype or "float64") end
 
@@ -46,6 +47,37 @@ describe("fda", function()
       end
       assert.are.equal(3, count)
     end
+  end)
+
+  it("the weights are what the masks and the cosines say", function()
+    for _, negative in ipairs { "similarity", "one", "complement" } do
+      for _, clamp in ipairs { true, false } do
+        local graph = pg.fda.graph(features(11, 4), { k = 3, negative = negative, clamp = clamp })
+        local weights = graph.positive * graph.similarity + graph.rest * pg.fda.negative_weight(negative, graph.similarity)
+        close(weights, graph.weights, negative)
+        close(graph.kind, graph.positive - graph.rest, "kind")
+        local kth = graph.similarity:gather(2, graph.neighbors):narrow(2, 3, 1)
+        if not clamp then close(kth:mean():reshape(1), graph.tail, "tail") end
+      end
+    end
+  end)
+
+  it("what a graph makes when it is first read outlives the scope in which that was", function()
+    local graph = pg.fda.graph(features(6, 4), { k = 2 })
+    pg.scope(function() return graph.rest:sum():item() end)
+    assert.are.equal(18, graph.rest:sum():item())
+    assert.are.equal(12, graph.positive:sum():item())
+  end)
+
+  it("a graph, its loss and the gradient take three matrices of all pairs", function()
+    local x0, x = features(1024, 8, "float32"), features(1024, 8, "float32"):requires_grad_(true)
+    local function step() pg.scope(function() pg.fda.loss(x, pg.fda.graph(x0, { k = 8 })):backward() end) end
+    step()
+    collectgarbage()
+    local live = pg.memory().live
+    lib.pg_memory_reset_peak(lib.PG_CPU)
+    step()
+    assert.is_true((pg.memory().peak - live) / (4 * 1024 * 1024) < 3)
   end)
 
   it("k as large as the batch is refused with both numbers", function()

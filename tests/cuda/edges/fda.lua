@@ -1,5 +1,9 @@
 -- Batches and lists around the edges of tiles (32 and 64) and of a block's 32 pairs; widths with and without packs.
 return {
+  fda_weights = {
+    "{unit = randn(N, 5):normalize(), neighbors = ints(N, N, 1), nearest = randn(N, 1)}",
+    "{unit = randn(3, N):normalize(), neighbors = ints(3, 3, 1), nearest = randn(3, 1), negative = \"one\"}",
+  },
   fda_loss = {
     "{x = randn(N == 1 and 770 or 2, 2), weights = randn(N == 1 and 770 or 2, N == 1 and 770 or 2)}",
     "{x = randn(math.min(N, 129) + 1, 5), weights = randn(math.min(N, 129) + 1, math.min(N, 129) + 1), tau = 0.5}",
