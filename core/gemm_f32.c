@@ -12,9 +12,9 @@
 
 enum { ROWS = 8, LANES = 16, PANEL = 3 * LANES, AHEAD = 8 };
 /* In numbers: the longest stretch of the inner dimension, which is one running sum and must not be too long for
- * float32; a block of op(A), half of a second-level cache of 1 MiB; what of op(B) is packed at once; and the most that
- * is small. */
-enum { STRETCH = 800, BLOCK = 1 << 17, PACKED = 1 << 21, SMALL = 1 << 14 };
+ * float32; a block of op(A), a quarter of a second-level cache of 1 MiB; what of op(B) is packed at once; and the most
+ * that is small. */
+enum { STRETCH = 800, BLOCK = 1 << 16, PACKED = 1 << 20, SMALL = 1 << 14 };
 static const double ALONE_BELOW = 4e6; /* multiply-adds for which waking a second core does not pay */
 #define AVX512 __attribute__((target("avx512f,fma")))
 #define AVX512_INLINE AVX512 static inline __attribute__((always_inline))
@@ -78,7 +78,10 @@ AVX512_INLINE void tile(int rows, int n, int64_t k, const float *a, int64_t row,
 #pragma GCC unroll 8
   for (int i = 0; i < rows; i++)
 #pragma GCC unroll 3
-    for (int j = 0; j < n; j++) sum[i][j] = _mm512_setzero_ps();
+    for (int j = 0; j < n; j++) {
+      sum[i][j] = _mm512_setzero_ps();
+      __builtin_prefetch(c + i * ldc + j * LANES, 1); /* C arrives while the sums are made */
+    }
   for (int64_t p = 0; p < k; p++, a += inner, b += n * LANES) {
 #pragma GCC unroll 3
     for (int j = 0; j < n; j++) right[j] = _mm512_loadu_ps(b + j * LANES);
@@ -187,8 +190,7 @@ static bool multiply(const product *s) {
   int64_t most = PG_MAX(PANEL, PACKED / k / PANEL * PANEL), columns = PG_MIN(s->n, most);
   /* Blocks of one height, as many as divide among the threads; where rows are few, columns are divided too. */
   bool pack_a = s->a_inner != 1;
-  int64_t most_a = pack_a ? BLOCK / 2 : BLOCK; /* packed, it is memory that somebody has to have */
-  int64_t blocks = up(PG_MAX(1, (s->m * k + most_a - 1) / most_a), threads);
+  int64_t blocks = up(PG_MAX(1, (s->m * k + BLOCK - 1) / BLOCK), threads);
   int64_t high = PG_MAX(up((s->m + blocks - 1) / blocks, LANES), 3 * LANES);
   int64_t across = (threads + (s->m + high - 1) / high - 1) / ((s->m + high - 1) / high);
   int64_t wide = up((columns + across - 1) / across, PANEL);

@@ -101,4 +101,11 @@ AVX512 void pg_exact_products(int64_t d, const float *const a[PG_EXACT], const f
   if (k < d) sum = go_on(sum, k, (int)(d - k), a, b);
   _mm512_storeu_ps(out, sum);
 }
+
+#else /* never called, but a compiler may not see that */
+int pg_passing(int n, const float *v, float least, float shift, const float *bars, uint8_t *at) { return 0; }
+void pg_bfloat16_panels(int64_t count, int64_t d, float scale, const float *x, int width, uint32_t *out, float *rest) {}
+void pg_bfloat16_product(int64_t d, const uint32_t *a, const uint32_t *b, const float *start, float *c) {}
+void pg_exact_products(int64_t d, const float *const a[PG_EXACT], const float *const b[PG_EXACT], float out[PG_EXACT]) {
+}
 #endif
