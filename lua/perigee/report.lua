@@ -170,18 +170,20 @@ end
 local function column_of(lines, kind, key)
   if kind == "options" then as_numbers(lines, key) end
   local column = { key = key, kind = kind, family = kind == "results" and key:match "^(.*)%.[^.]*$" or nil }
-  local numbers, first, missing = {}, nil, false
+  local numbers, first, has = {}, nil, {} -- has: the recipes that have it
   column.numeric = true
   for _, line in ipairs(lines) do
     local value = line[kind][key]
-    if value == nil then missing = true
-    else
+    if value ~= nil then
+      has[line.options.recipe or ""] = true
       if type(value) == "number" then numbers[#numbers + 1] = value else column.numeric = false end
       if first == nil then first = value
       elseif value ~= first then column.differs = true end
     end
   end
-  if missing and kind == "options" then column.differs = true end -- one recipe has the option, another has not
+  for _, line in ipairs(lines) do -- that another recipe lacks the option, the column `recipe` says
+    if kind == "options" and line.options[key] == nil and has[line.options.recipe or ""] then column.differs = true end
+  end
   column.decimals = kind == "results" and column.numeric and decimals_of(numbers) or nil
   return column
 end
@@ -299,10 +301,17 @@ function report.differing(collected)
   return list
 end
 
--- A value as text, as tables show it.
-local function text_of(value)
-  if type(value) == "number" then return ("%.6g"):format(value) end
-  return value == nil and "-" or tostring(value)
+-- What a group is called: its values, with the options' names where there are several; an option that it has not is left
+-- out.
+local function name_of(by, values)
+  local words = {}
+  for i, key in ipairs(by) do
+    local value = values[i]
+    local text = type(value) == "number" and ("%.6g"):format(value) or value ~= nil and tostring(value)
+    words[#words + 1] = text and (#by > 1 and key .. "=" or "") .. text or nil
+  end
+  if #words > 0 then return table.concat(words, " ") end
+  return #by == 1 and "-" or "all runs"
 end
 
 --- Lines of one configuration, seed by seed, as mean and 95% interval (Student's t over n - 1).
@@ -322,12 +331,9 @@ function report.groups(collected, by)
   local groups, found = {}, {}
   for _, line in ipairs(collected.lines) do
     if line.status ~= "broken" then
-      local words, values = {}, {}
-      for i, key in ipairs(by) do
-        values[i] = line.options[key]
-        words[i] = (#by > 1 and key .. "=" or "") .. text_of(values[i])
-      end
-      local name = #by > 0 and table.concat(words, " ") or "all runs"
+      local values = {}
+      for i, key in ipairs(by) do values[i] = line.options[key] end
+      local name = name_of(by, values)
       local group = found[name]
       if not group then
         group = { name = name, values = values, count = 0, figures = {} }

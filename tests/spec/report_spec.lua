@@ -182,6 +182,14 @@ describe("reports", function()
     assert.is_nil(runs.command({ options = {} }, "perigee"))
   end)
 
+  it("of two recipes are told apart by the recipe, not by each option that one of them lacks", function()
+    local place = folder .. "/two recipes"
+    folders.run(place .. "/a1", { config = { recipe = "one" }, options = { lr = 1, steps = 5, mine = "x" }, result = { loss = 1 } })
+    folders.run(place .. "/a2", { config = { recipe = "one" }, options = { lr = 2, steps = 5, mine = "x" }, result = { loss = 2 } })
+    folders.run(place .. "/b1", { config = { recipe = "two" }, options = { lr = 1, other = 3 }, result = { loss = 3 } })
+    assert.are.same({ "lr", "recipe" }, report.differing(report.collect(place)))
+  end)
+
   it("repeat a run by its command to the same figures", function()
     local toy = folders.write(folder .. "/re peat/toy.lua", [[
 local pg = require "perigee"

@@ -304,7 +304,8 @@ function drawHeat() {
   if (families.length === 0) return;
   const family = $("family").value, places = figures.filter((i) => columns[i].family === family);
   const groups = groupsOf(state.shown, groupKeys());
-  const drawn = groups.slice(0, MOST_GROUPS).map(({ name, of }) => ({ name, cells: places.map(of) }));
+  const rows = groups.map(({ name, of }) => ({ name, cells: places.map(of) })).filter((row) => row.cells.some(Boolean));
+  const drawn = rows.slice(0, MOST_GROUPS);
   const means = drawn.flatMap((row) => row.cells.filter(Boolean).map((cell) => cell.mean));
   const low = Math.min(...means), high = Math.max(...means), colorAt = heatColors(low, high);
   $("heat").querySelector("thead").replaceChildren(element("tr", {},
@@ -324,7 +325,7 @@ function drawHeat() {
     }))));
   $("heat-said").textContent = "Means over the shown runs of a group, grouped as above" +
     (low < 0 ? "; orange is below zero, blue above." : "; the bluer the larger.") +
-    (groups.length > MOST_GROUPS ? ` The first ${MOST_GROUPS} of ${groups.length} groups.` : "");
+    (rows.length > MOST_GROUPS ? ` The first ${MOST_GROUPS} of ${rows.length} groups.` : "");
 }
 
 // ---- parallel coordinates -----------------------------------------------------------------------------------------

@@ -63,21 +63,22 @@ local function intervals(collected, groups, title, save)
 end
 
 local function heat(report, collected, groups, title, save)
-  local count = math.min(#groups, ROWS)
   for _, family in ipairs(report.families(collected)) do
-    local names, values, decimals = {}, {}, 2
-    for g = 1, count do
-      names[g], values[g] = groups[g].name, {}
+    local names, values, decimals, all = {}, {}, 2, 0
+    for _, group in ipairs(groups) do
+      local row, any = {}, false
       for k, key in ipairs(family.keys) do
-        local figure = groups[g].figures[key]
-        values[g][k] = figure and figure.mean or 0 / 0
+        local figure = group.figures[key]
+        row[k], any = figure and figure.mean or 0 / 0, any or figure ~= nil
       end
+      all = all + (any and 1 or 0) -- groups that have none of it have no row
+      if any and all <= ROWS then names[all], values[all] = group.name, row end
     end
     for _, column in ipairs(collected.columns) do
       if column.key == family.keys[1] then decimals = math.min(3, column.decimals or 3) end
     end
     save("heat_table", file_name("heat", family.name), {
-      title = title .. ": " .. family.name .. first_of(count, #groups, "groups"),
+      title = title .. ": " .. family.name .. first_of(#names, all, "groups"),
       rows = names, columns = family.members, values = values, decimals = decimals })
   end
 end

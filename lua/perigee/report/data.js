@@ -129,8 +129,9 @@ function groupsOf(places, keys) {
   const found = new Map();
   for (const i of places) {
     if (lines[i].status === "broken") continue;
-    const word = (c) => { const value = text(valueOf(lines[i], c), c); return value === "" ? "-" : value; };
-    const name = by.map((c, k) => (by.length > 1 ? keys[k] + "=" : "") + word(c)).join(" ") || "all runs";
+    const values = by.map((c) => text(valueOf(lines[i], c), c)); // "" where a run has no such option
+    const words = by.length > 1 ? keys.map((key, k) => values[k] && `${key}=${values[k]}`) : values.map((v) => v || "-");
+    const name = words.filter(Boolean).join(" ") || "all runs";
     if (!found.has(name)) found.set(name, []);
     found.get(name).push(i);
   }
