@@ -57,16 +57,17 @@ function MADE.raw(g)
 end
 function MADE.similarity(g) return g.clamp and g.raw:maximum(0) or g.raw end
 function MADE.positive(g)
-  return pg().scatter_add(g.raw * 0, g.neighbors, g.neighbors:to(g.raw:dtype()) * 0 + 1, { dim = 2 })
+  local p, options = pg(), { dtype = g.weights:dtype(), device = g.weights:device() }
+  return p.scatter_add(p.zeros(g.size, g.size, options), g.neighbors, p.ones(g.size, g.k, options), { dim = 2 })
 end
-function MADE.off(g) return 1 - pg().eye(g.size, { dtype = g.raw:dtype(), device = g.raw:device() }) end
+function MADE.off(g) return 1 - pg().eye(g.size, { dtype = g.weights:dtype(), device = g.weights:device() }) end
 function MADE.rest(g) return g.off - g.positive end
 function MADE.kind(g) return g.positive * 2 - g.off end
 function MADE.clamped(g)
   return pg().lt(g.raw, 0):to(g.raw:dtype()):sum():item() / (g.size * (g.size - 1))
 end
 
-local Graph = {}
+local Graph = { __names = MADE }
 function Graph.__index(graph, key)
   local make = MADE[key]
   local value = make and call.outside(function() return pg().no_grad(function() return make(graph) end) end)

@@ -131,9 +131,10 @@ describe("the REPL", function()
     local path = write("complete.lua", [[
       pg = require "perigee"
       t = pg.ones(2)
+      graph = pg.fda.graph(pg.eye(3), { k = 1 })
       local complete = require("perigee.cli.repl").complete
       for _, line in ipairs { "pg.zer", "print(pg.optim.Ada", "t:requires_grad", "x = t.gra", "pg.safetens", "no.such.",
-        "1 + t:item():x" } do
+        "1 + t:item():x", "graph.pos" } do
         local names, typed = complete(line)
         print(line, table.concat(names, " "), typed)
       end
@@ -141,7 +142,8 @@ describe("the REPL", function()
     local status, said = process.sh(("%s run %s --out %s/complete"):format(PERIGEE, path, folder))
     assert.equal(0, status, said)
     assert.equal("pg.zer\tzeros\t3\nprint(pg.optim.Ada\tAdamW\t3\nt:requires_grad\trequires_grad requires_grad_\t13\n"
-      .. "x = t.gra\tgrad\t3\npg.safetens\tsafetensors\t8\nno.such.\t\t0\n1 + t:item():x\t\t0\ntrue\ttrue\n", said)
+      .. "x = t.gra\tgrad\t3\npg.safetens\tsafetensors\t8\nno.such.\t\t0\n1 + t:item():x\t\t0\n"
+      .. "graph.pos\tpositive\t3\ntrue\ttrue\n", said)
   end)
 
   it("keeps its history in a file", function()

@@ -184,9 +184,12 @@ describe("reports", function()
 
   it("of two recipes are told apart by the recipe, not by each option that one of them lacks", function()
     local place = folder .. "/two recipes"
-    folders.run(place .. "/a1", { config = { recipe = "one" }, options = { lr = 1, steps = 5, mine = "x" }, result = { loss = 1 } })
-    folders.run(place .. "/a2", { config = { recipe = "one" }, options = { lr = 2, steps = 5, mine = "x" }, result = { loss = 2 } })
-    folders.run(place .. "/b1", { config = { recipe = "two" }, options = { lr = 1, other = 3 }, result = { loss = 3 } })
+    local function run(name, recipe, options)
+      folders.run(place .. "/" .. name, { config = { recipe = recipe }, options = options, result = { loss = 1 } })
+    end
+    run("a1", "one", { lr = 1, steps = 5, mine = "x" })
+    run("a2", "one", { lr = 2, steps = 5, mine = "x" })
+    run("b1", "two", { lr = 1, other = 3 })
     assert.are.same({ "lr", "recipe" }, report.differing(report.collect(place)))
   end)
 

@@ -25,7 +25,10 @@ local function names_of(object, pg)
     if type(t) ~= "table" or hops > 8 then return end
     for name in next, t do add(name) end
     local meta = getmetatable(t)
-    if type(meta) == "table" then walk(meta.__index) end
+    if type(meta) == "table" then
+      walk(meta.__index)
+      walk(meta.__names) -- where __index is a function
+    end
   end
   if type(object) == "table" then walk(object)
   elseif type(object) == "string" then walk(string)
