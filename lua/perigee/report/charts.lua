@@ -8,6 +8,8 @@ local plot = require "perigee.plot"
 local charts = {}
 
 local CURVES, METRICS, ROWS, AXES, TICKS = 8, 12, 40, 10, 12 -- at most, of each in a picture
+local LONG = 44    -- characters of a group's name
+local RESULTS = 4  -- axes that are kept for figures
 
 -- A file's name from a column's: nothing in it leaves the folder.
 local function file_name(kind, key)
@@ -16,6 +18,12 @@ end
 
 local function first_of(count, all, what)
   return count < all and (" (the first %d of %d %s)"):format(count, all, what) or ""
+end
+
+-- A name that leaves room for what it names; the tables have it whole.
+local function short(name)
+  if #name <= LONG then return name end
+  return (name:sub(1, LONG - 2):gsub("[\192-\255][\128-\191]*$", "")) .. "…"
 end
 
 -- ---- curves -------------------------------------------------------------------------------------------------------
@@ -47,15 +55,16 @@ end
 local function intervals(collected, groups, title, save)
   for _, column in ipairs(collected.columns) do
     if column.kind == "results" and column.numeric and not column.family then
-      local names, mean, half = {}, {}, {}
+      local names, mean, half, all = {}, {}, {}, 0
       for _, group in ipairs(groups) do
         local figure = group.figures[column.key]
-        if figure and #names < ROWS then
-          names[#names + 1], mean[#mean + 1], half[#half + 1] = group.name, figure.mean, figure.half
+        all = all + (figure and 1 or 0)
+        if figure and all <= ROWS then
+          names[#names + 1], mean[#mean + 1], half[#half + 1] = short(group.name), figure.mean, figure.half
         end
       end
       if #names > 0 then
-        save("intervals", file_name("groups", column.key), { title = title .. first_of(#names, #groups, "groups"),
+        save("intervals", file_name("groups", column.key), { title = title .. first_of(#names, all, "groups"),
           xlabel = column.key .. ", mean and 95% interval", names = names, mean = mean, half = half })
       end
     end
@@ -72,7 +81,7 @@ local function heat(report, collected, groups, title, save)
         row[k], any = figure and figure.mean or 0 / 0, any or figure ~= nil
       end
       all = all + (any and 1 or 0) -- groups that have none of it have no row
-      if any and all <= ROWS then names[all], values[all] = group.name, row end
+      if any and all <= ROWS then names[all], values[all] = short(group.name), row end
     end
     for _, column in ipairs(collected.columns) do
       if column.key == family.keys[1] then decimals = math.min(3, column.decimals or 3) end
@@ -121,19 +130,28 @@ local function axis_of(collected, column)
   return { name = column.key, ticks = ticks, share = share }
 end
 
+-- The columns of a kind that have an axis, with it: {column, axis}.
+local function axes_of(collected, kind, wanted)
+  local list = {}
+  for _, column in ipairs(collected.columns) do
+    local axis = column.kind == kind and not column.family and wanted(column) and axis_of(collected, column)
+    if axis then list[#list + 1] = { column, axis } end
+  end
+  return list
+end
+
 local function parallel(collected, title, save)
+  local options = axes_of(collected, "options", function(column) return column.shown end)
+  local figures = axes_of(collected, "results", function(column) return column.shown or column.numeric end)
   local axes, columns, by = {}, {}, nil
-  for _, kind in ipairs { "options", "results" } do
-    for _, column in ipairs(collected.columns) do
-      local wanted = column.kind == kind and not column.family and #axes < AXES
-        and (column.shown or kind == "results" and column.numeric)
-      local axis = wanted and axis_of(collected, column) or nil
-      if axis then
-        axes[#axes + 1], columns[#columns + 1] = axis, column
-        if kind == "results" and column.numeric and not by then by = column end
-      end
+  local function take(list, most)
+    for i = 1, math.min(#list, most) do
+      columns[#columns + 1], axes[#axes + 1] = list[i][1], list[i][2]
+      if not by and list == figures and list[i][1].numeric then by = list[i][1] end
     end
   end
+  take(options, AXES - math.min(RESULTS, #figures))
+  take(figures, AXES - #axes)
   if #axes < 2 then return end
   local lines, colors = {}, {}
   for _, line in ipairs(collected.lines) do
