@@ -45,6 +45,30 @@ describe("metrics", function()
       "linear_probe: 200 features for 200 labels (train), 200 for 1 (test)")
   end)
 
+  it("regress in one pass as cross_entropy does of linear, whatever the threads", function()
+    local x, labels = pg.randn(1003, 300, { dtype = "float64" }), (pg.rand(1003) * 7):to("int32") + 1
+    local function gradients(loss)
+      local weight, bias = pg.randn(7, 300, { dtype = "float64" }), pg.randn(7, { dtype = "float64" })
+      weight:requires_grad_(true)
+      bias:requires_grad_(true)
+      local value = loss(weight, bias) * 3
+      value:backward()
+      return { value, weight.grad, bias.grad }
+    end
+    local function compare(threads)
+      pg.threads(threads)
+      pg.seed(5)
+      local plain = gradients(function(w, b) return pg.cross_entropy(x:linear(w, b), labels) end)
+      pg.seed(5)
+      local got = gradients(function(w, b) return pg.softmax_regression(x, w, b, labels) end)
+      for i, name in ipairs { "loss", "weight", "bias" } do expect.closer(1e-12)(plain[i]:detach(), got[i], name) end
+    end
+    local before = pg.threads()
+    compare(1)
+    compare(3)
+    pg.threads(before)
+  end)
+
   it("fit a logistic regression to its optimum, where the gradient is 0", function()
     local x, labels = clouds(400, 1)
     local fit = metrics.logistic_regression(x:to("float64"), labels, { l2 = 1e-3, tolerance = 1e-14 })

@@ -1,5 +1,5 @@
 -- logistic.lua - logistic regression on features that stand still, to its optimum, by L-BFGS (Liu and Nocedal, Math.
--- Programming 45, 1989): full batch, two products with the features a step, no learning rate to choose.
+-- Programming 45, 1989): full batch, one pass over the features a step, no learning rate to choose.
 
 local util = require "perigee.util"
 
@@ -47,7 +47,7 @@ return function(metrics)
       return p.scope(function()
         local leaf = theta:detach():requires_grad_(true)
         local weight, bias = leaf:narrow(1, 1, classes * width), leaf:narrow(1, classes * width + 1, classes)
-        local loss = p.cross_entropy(p.linear(features, weight:reshape(classes, width), bias), labels)
+        local loss = p.softmax_regression(features, weight:reshape(classes, width), bias, labels)
           + (weight * weight):sum() * (o.l2 / 2)
         loss:backward()
         return loss:item(), leaf.grad
