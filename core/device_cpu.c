@@ -2,8 +2,8 @@
 #include "core.h"
 #include <sys/mman.h>
 
-/* Large blocks are mappings of their own: what is freed leaves the process at once, whatever lies around it. The
- * largest ask for pages of 2 MiB, whose first touch costs a fraction of what 512 small ones do. Under sanitizers the C
+/* Large blocks are mappings of their own: what is freed leaves the process at once, whatever lies around it. Where
+ * they hold whole pages of 2 MiB they ask for these, whose first touch costs a fraction of what 512 small ones do. Under sanitizers the C
  * library's allocator keeps watch over all blocks. */
 #ifdef PG_SANITIZE
 static const size_t LARGE = SIZE_MAX;
@@ -14,7 +14,7 @@ static const size_t HUGE_PAGE = (size_t)2 << 20;
 
 /* mem.c's sizes of blocks as large as this are whole pages. */
 static int map_large(size_t bytes, void **out) {
-  size_t align = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : 0;
+  size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 0;
   char *p = mmap(NULL, bytes + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return PG_ERR_MEMORY;
   *out = p;
