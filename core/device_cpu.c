@@ -3,8 +3,8 @@
 #include <sys/mman.h>
 
 /* Large blocks are mappings of their own: what is freed leaves the process at once, whatever lies around it. Where
- * they hold whole pages of 2 MiB they ask for these, whose first touch costs a fraction of what 512 small ones do. Under sanitizers the C
- * library's allocator keeps watch over all blocks. */
+ * they hold whole pages of 2 MiB they ask for these, whose first touch costs a fraction of what 512 small ones do.
+ * Under sanitizers the C library's allocator keeps watch over all blocks. */
 #ifdef PG_SANITIZE
 static const size_t LARGE = SIZE_MAX;
 #else
