@@ -27,7 +27,7 @@ local options = {
   { "test", 300, min = 20, help = "test images, likewise" },
   { "probe_steps", 200, min = 1, help = "steps of a linear probe" },
   { "checkpoint", 50, min = 1, help = "steps between checkpoints" },
-  { "model", "clip_small", help = "the pre-trained model, beside this file" },
+  { "model", "clip_small", help = "the pre-trained model: a folder, here or beside this file" },
 }
 for _, option in ipairs(pg.continual.recipe_options(pg.continual.names(), { weight = true })) do
   options[#options + 1] = option
@@ -39,7 +39,7 @@ local lr = opt.lr > 0 and opt.lr or opt.setting == "tasks" and 5e-4 or 1e-4
 
 -- ---- the model, the tasks, what to do ------------------------------------------------------------------------------
 
-local folder = (debug.getinfo(1, "S").source:match "^@(.*/)" or "") .. opt.model
+local folder = pg.models.find(opt.model, debug.getinfo(1, "S").source:match "^@(.*/)" or "")
 local function load_model() return pg.models.load(folder):to(opt.device) end
 
 local plan, names = pg.continual.plan(opt.method), {}

@@ -27,7 +27,7 @@ local options = {
   { "drift", 0, min = 0, help = "images a task that are also compared by OTDD with what they were; 0 is none" },
   { "checkpoint", 50, min = 1, help = "steps between checkpoints" },
   { "recompute", false, help = "backward computes activations again: less memory, a quarter more time, the same bits" },
-  { "model", "clip_small", help = "the pre-trained model, beside this file" },
+  { "model", "clip_small", help = "the pre-trained model: a folder, here or beside this file" },
 }
 for _, option in ipairs(pg.regularize.recipe_options(REGULARIZERS, { weight = true, batch = true, dim = true })) do
   options[#options + 1] = option
@@ -38,11 +38,11 @@ local run = pg.run.open(opt)
 
 -- ---- the model, what to do with it, the tasks ---------------------------------------------------------------------------
 
-local folder = (debug.getinfo(1, "S").source:match "^@(.*/)" or "") .. opt.model
+local folder = pg.models.find(opt.model, debug.getinfo(1, "S").source:match "^@(.*/)" or "")
 local function load_model() return pg.models.load(folder):to(opt.device) end
 
 local function encoder(model)
-  return function(images) return (model:forward_features(pg.data.to_float(images))) end
+  return function(images) return (model:forward_features(pg.models.pixels(model, images))) end
 end
 
 local tuned = pg.benchmark.tasks(opt.task)
@@ -92,7 +92,7 @@ local function fine_tune(row)
   for step = first, opt.steps do
     adamw.lr = schedule(step)
     local positions = pg.distributed.slice(sampler:next())
-    local images, labels = pg.data.to_float(train.images:index(1, positions)), train.labels:index(1, positions)
+    local images, labels = pg.models.pixels(model, train.images:index(1, positions)), train.labels:index(1, positions)
     adamw:zero_grad()
     local features, tokens = pg.autocast(opt.precision, model.forward_features, model, images, regularizer.depths)
     local task_loss = head:loss(features, labels)

@@ -30,7 +30,7 @@ local options = {
   { "shots_list", "none", help = "path of exported few-shot lists, with {}, {shots} and {seed}" },
   { "root", "none", help = "where data sets lie, if not where pg.data.load looks" },
   { "checkpoint", 100, min = 1, help = "steps between checkpoints" },
-  { "model", "clip_small", help = "the folder of a CLIP, beside this file, or a path that begins with / or ." },
+  { "model", "clip_small", help = "the pre-trained CLIP: a folder, here or beside this file" },
 }
 for _, option in ipairs(pg.regularize.recipe_options(FDA, { weight = true, k = true, batch = true, dim = true,
   depths = true, token = true })) do
@@ -53,12 +53,11 @@ local function number(name, own)
   return pg.util.check(tonumber(opt[name]), "%s: '%s' is neither own nor a number", name, opt[name])
 end
 
-local here = debug.getinfo(1, "S").source:match "^@(.*/)" or ""
-local folder = opt.model:find "^[/.]" and opt.model or here .. opt.model
+local folder = pg.models.find(opt.model, debug.getinfo(1, "S").source:match "^@(.*/)" or "")
 local clip = pg.models.load(folder):to(opt.device)
 local bench = pg.base_to_new.new { clip = clip, tokenizer = pg.tokenizer.load(folder), tasks = list(opt.tasks),
-  pixels = pg.base_to_new.pixels(folder, clip.config.vision.image), transfer = list(opt.transfer), pool = opt.pool,
-  test = opt.test, list = given(opt.list), shots_list = given(opt.shots_list), root = given(opt.root),
+  transfer = list(opt.transfer), pool = opt.pool, test = opt.test, list = given(opt.list),
+  shots_list = given(opt.shots_list), root = given(opt.root),
   templates = opt.templates ~= "own" and require("perigee.data.templates").read(opt.templates) or nil,
   device = opt.device }
 local plan = bench:plan(opt.method, opt.shots, opt.seeds, opt.first)

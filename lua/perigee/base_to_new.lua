@@ -126,31 +126,16 @@ end
 
 -- ---- the protocol on several tasks ----------------------------------------------------------------------------------
 
---- What an image tower takes: bytes scaled as the model's preprocessor_config.json says, in the tower's size.
--- @param folder  of the model
--- @param side    of its images
--- @return function: uint8 (N, S, S, 3) -> float32 (N, 3, side, side)
-function protocol.pixels(folder, side)
-  local file = io.open(folder .. "/preprocessor_config.json", "rb")
-  local config = file and json.decode(file:read "*a") or {}
-  if file then file:close() end
-  local scale = { mean = config.image_mean, std = config.image_std }
-  return function(images)
-    if images:size(2) ~= side then images = images:resize(side, side, "bicubic") end
-    return pg.data.to_float(images, scale)
-  end
-end
-
 --- The protocol.
--- @param options {clip, tokenizer, pixels = of base_to_new.pixels, tasks = list of names of pg.data.tasks or
---   pg.data.load, transfer = {} more of them, pool = 2000 images of a task's training part that shots are drawn from,
+-- @param options {clip, tokenizer, pixels = as few_shot.task takes it, tasks = list of names of pg.data.tasks or pg.data.load,
+--   transfer = {} more of them, pool = 2000 images of a task's training part that shots are drawn from,
 --   test = 1000 test images, list = path of a CoOp list, {} standing for the data set's name, if not where CoOp has it,
 --   shots_list = the same of few-shot lists, with {shots} and {seed} too, root = of data sets, device = "cpu", templates =
 --   list of sentences for methods that average many, those of few_shot.task if not given}
 -- @return an object with :plan(...), :check(plan), :task(name, shots, seed), :test(learner, task, name), :zero_shot(name)
 -- @raises one line on an unknown task, naming the nearest
 function protocol.new(options)
-  local o = util.options("base_to_new", options, { clip = util.none, tokenizer = util.none, pixels = pg.data.to_float,
+  local o = util.options("base_to_new", options, { clip = util.none, tokenizer = util.none, pixels = util.none,
     tasks = util.none, transfer = {}, pool = 2000, test = 1000, list = util.none, shots_list = util.none,
     root = util.none, device = "cpu", templates = util.none })
   return setmetatable({ options = o, loaded = {}, known = {} }, { __index = methods })

@@ -209,7 +209,7 @@ setmetatable(continual, { __index = function(_, name)
 end })
 
 local function encoder(model)
-  return function(images) return (model:forward_features(pg.data.to_float(images))) end
+  return function(images) return (model:forward_features(pg.models.pixels(model, images))) end
 end
 
 -- The pre-trained features of a task's training images, computed once.
@@ -281,7 +281,7 @@ function Learner:features(model) return pg.metrics.encode(encoder(model), self.t
 function Learner:encoder()
   local encode = self.hooks.encode
   return function(images)
-    local x = pg.data.to_float(images)
+    local x = pg.models.pixels(self.model, images)
     return (encode and encode(x, (self.pretrained(x))) or (self.model:forward_features(x)))
   end
 end
@@ -317,7 +317,7 @@ end
 -- @return a scalar, and {task_loss =, kept = the method's own or nil}
 function Learner:loss()
   local positions = self.sampler:next():to(self.train.labels:device())
-  local batch = { positions = positions, images = pg.data.to_float(self.train.images:index(1, positions)),
+  local batch = { positions = positions, images = pg.models.pixels(self.model, self.train.images:index(1, positions)),
     labels = self.train.labels:index(1, positions), before = self.train.before:index(1, positions) }
   return self:loss_of(batch)
 end

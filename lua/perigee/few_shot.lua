@@ -42,19 +42,20 @@ end
 -- @param options {clip = from pg.models, tokenizer, classes = names, prompt = "a photo of a {}", images = uint8
 --   (N, S, S, 3), labels = int32 (N) from 1, val = nil or {images, labels} for what is chosen by validation, templates
 --   = list of sentences with {} for methods that average many, pixels = function: uint8 images -> the tower's float
---   input, pg.data.to_float if not given; or features = (N, D) in place of images, of the frozen tower}
+--   input, by pg.models.pixels if not given; or features = (N, D) in place of images, of the frozen tower}
 -- @return {clip, tokenizer, classes, prompt, templates, images, labels, features = (N, D) of length one, texts = (C, D)
 --   zero-shot class vectors, scale = exp(logit_scale)}, and the methods below
 -- @raises one line on a class without a name, on a label without a class, on a model without a text tower
 function few_shot.task(options)
   local o = util.options("few_shot.task", options, { clip = util.none, tokenizer = util.none, classes = util.none,
     prompt = "a photo of a {}", images = util.none, labels = util.none, val = util.none, features = util.none,
-    templates = require("perigee.data.templates").list, pixels = pg.data.to_float })
+    templates = require("perigee.data.templates").list, pixels = util.none })
   util.check(pg.nn.is_module(o.clip) and o.clip.encode_text and o.tokenizer,
     "few_shot.task: needs a model with a text tower and its tokenizer, such as recipes/clip_small")
   check_names(o.classes, "few_shot.task")
   local self = setmetatable(o, Task)
   self.clip:requires_grad_(false)
+  self.pixels = self.pixels or function(images) return pg.models.pixels(self.clip, images) end
   self.features = self.features and self.features:detach():normalize() or self:encode(self.images)
   util.check(self.labels:numel() == self.features:size(1), "few_shot.task: %d labels for %d images",
     self.labels:numel(), self.features:size(1))

@@ -162,8 +162,53 @@ function models.load(path)
     model:load_state_dict(tensors)
   else
     model = build(file, folder, tensors)
+    local tower = model.visual or model
+    tower.source = { folder = folder, family = model.family } -- for models.pixels
   end
   return model, metadata.card and json.decode(metadata.card)
+end
+
+--- What a recipe's option `model` means: that folder or file itself when there is a model, else the one beside the recipe.
+-- @param name  what the option says
+-- @param here  the recipe's folder with its last "/", or ""
+-- @return a path for models.load
+-- @raises one line naming both when neither holds a model
+function models.find(name, here)
+  local beside = here .. name
+  for _, path in ipairs { name, beside } do
+    local mode = lfs.attributes(path, "mode")
+    if mode == "file" or mode == "directory" and checkpoint.find(path, WEIGHTS) then return path end
+  end
+  util.fail(0, "model=%s: neither %s nor %s is a model's file, or a folder that holds one of %s", name, name, beside,
+    table.concat(WEIGHTS, ", "))
+end
+
+-- {side, mean, std} of an image tower: as the file beside its weights says, else as its family's code has it.
+local function input_of(tower)
+  local source, side = tower.source, tower.config and tower.config.image
+  if not source then return { side = side } end
+  local described = lfs.attributes(source.folder .. "/preprocessor_config.json") or
+    lfs.attributes(source.folder .. "/open_clip_config.json")
+  if source.family == "dinov2" and not described then side = 224 end -- its table of positions is larger
+  local p = described and pg.data.preprocess(source.folder) or pg.data.preprocess(source.family, { size = side })
+  if source.family == "dinov2" then side = p.crop_height or p.height or side end
+  return { side = side, mean = p.mean, std = p.std }
+end
+
+--- What a model's image tower takes of small square pictures: resized to its side (Pillow's bicubic, nothing is cropped),
+-- and scaled as preprocessor_config.json or open_clip_config.json beside its weights says, or as its family's own code does.
+-- For a model that came from no such file it is pg.data.to_float in the model's size, if it has one. pg.data.preprocess is
+-- the whole of what such a file describes, for photographs.
+-- @param model   from pg.models, or its image tower
+-- @param images  uint8 (N, S, S, 3)
+-- @return float32 (N, 3, side, side)
+-- @raises one line on a file that cannot be read
+function models.pixels(model, images)
+  local tower = model.visual or model
+  tower.input = tower.input or input_of(tower)
+  local side = tower.input.side
+  if side and (images:size(2) ~= side or images:size(3) ~= side) then images = images:resize(side, side, "bicubic") end
+  return pg.data.to_float(images, { mean = tower.input.mean, std = tower.input.std })
 end
 
 return models

@@ -86,15 +86,6 @@ describe("the protocol", function()
     fails("No such file", protocol.listed, root .. "/none.json", files, "train")
   end)
 
-  it("scales images as the model's folder says", function()
-    local images = pg.full({ 1, 4, 4, 3 }, 51, { dtype = "uint8" })
-    put("model/preprocessor_config.json", '{"image_mean": [0.1, 0.2, 0], "image_std": [0.1, 1, 2]}')
-    local x = protocol.pixels(root .. "/model", 8)(images)
-    assert.are.same({ 1, 3, 8, 8 }, x:shape())
-    for c, want in ipairs { 1, 0, 0.1 } do assert.is_true(math.abs(x:get(1, c, 3, 3) - want) < 1e-6) end
-    assert.are.same({ 1, 3, 4, 4 }, protocol.pixels(root, 4)(images):shape())
-  end)
-
   it("runs on a data set of CoOp's layout, its list beside the pictures, its shots from a list", function()
     local split, colors = { train = {}, val = {}, test = {} }, { { 255, 0, 0 }, { 0, 255, 0 }, { 0, 0, 255 } }
     for c, name in ipairs { "red_thing", "green_thing", "blue_thing" } do

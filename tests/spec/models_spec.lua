@@ -238,6 +238,46 @@ local function same_tensors(a, b)
   for name in pairs(got) do assert.is_truthy(expected[name], name) end
 end
 
+describe("models.pixels", function()
+  local images = pg.full({ 1, 4, 4, 3 }, 51, { dtype = "uint8" })
+
+  it("brings pictures to the side of the image tower and scales them as the file beside the weights says", function()
+    local path = folder()
+    os.execute(("cp %sclip_gelu/*.json %sclip_gelu/model.safetensors %s"):format(FIXTURES, FIXTURES, path))
+    pg.util.write_file(path .. "/preprocessor_config.json", [[{"image_processor_type": "CLIPImageProcessor",
+      "image_mean": [0.1, 0.2, 0], "image_std": [0.1, 1, 2]}]])
+    local model = pg.models.load(path)
+    for _, tower in ipairs { model, model.visual } do
+      local x, side = pg.models.pixels(tower, images), model.config.vision.image
+      assert.are.same({ 1, 3, side, side }, x:shape())
+      for c, want in ipairs { 1, 0, 0.1 } do assert.is_true(math.abs(x:get(1, c, 3, 3) - want) < 1e-6) end
+    end
+    pg.util.write_file(path .. "/preprocessor_config.json", "{}")
+    local why = message(pg.models.pixels, pg.models.load(path), images)
+    assert.is_truthy(why:find("preprocessor_config.json: image_processor_type is missing", 1, true), why)
+  end)
+
+  it("scales as the family does where there is no such file, and as to_float what was never in one", function()
+    local path = folder()
+    os.execute(("cp %smae/*.json %smae/model.safetensors %s"):format(FIXTURES, FIXTURES, path))
+    local x = pg.models.pixels(pg.models.load(path), images)
+    for c, want in ipairs { (0.2 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.2 - 0.406) / 0.225 } do
+      assert.is_true(math.abs(x:get(1, c, 3, 3) - want) < 1e-6)
+    end
+    local plain = pg.models.vit { image = 4, patch = 2, width = 8, depth = 1, heads = 1 }
+    assert.are.equal(0, (pg.models.pixels(plain, images) - pg.data.to_float(images)):abs():max():item())
+  end)
+end)
+
+describe("models.find", function()
+  it("is the path itself, or one beside the recipe, or a line that names both", function()
+    assert.are.equal(FIXTURES .. "mae", pg.models.find(FIXTURES .. "mae", "recipes/"))
+    assert.are.equal(FIXTURES .. "mae", pg.models.find("mae", FIXTURES))
+    local why = message(pg.models.find, "nowhere", "recipes/")
+    assert.is_truthy(why:find("model=nowhere: neither nowhere nor recipes/nowhere is a model's file", 1, true), why)
+  end)
+end)
+
 describe("models.save", function()
   it("writes the names, shapes and values that transformers wrote", function()
     for _, name in ipairs { "clip_quick_gelu", "clip_gelu", "dinov2", "dinov2_swiglu", "mae" } do

@@ -43,7 +43,7 @@ return {
       local index = pg.randperm(train.labels:numel()):narrow(1, 1, math.min(o.samples, train.labels:numel()))
       index = index:contiguous():to(train.labels:device())
       local old = pg.regularize.ewc(learner.model:frozen(), { head = head, samples = o.samples, labels = o.labels,
-        factor = o.factor, data = { { pg.data.to_float(train.images:index(1, index)),
+        factor = o.factor, data = { { pg.models.pixels(learner.model, train.images:index(1, index)),
           train.labels:index(1, index) - first } } })
       for i, p in ipairs(learner.model:parameters()) do
         local before = kept["fisher." .. i]

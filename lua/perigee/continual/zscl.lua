@@ -57,7 +57,8 @@ function zscl.new(learner, o)
     "zscl: needs a model with a text tower, such as recipes/clip_small")
   local images, ids = references(learner, o.references)
   local texts = pg.metrics.encode(function(part) return clip:encode_text(part):normalize() end, ids)
-  local before = pg.metrics.encode(function(x) return learner.pretrained(pg.data.to_float(x)):normalize() end, images)
+  local function features(model, x) return model(pg.models.pixels(model, x)):normalize() end
+  local before = pg.metrics.encode(function(x) return features(learner.pretrained, x) end, images)
   local scale = clip.logit_scale:exp():item()
   local hooks = {}
 
@@ -80,7 +81,7 @@ function zscl.new(learner, o)
     local index = pg.randperm(images:size(1)):narrow(1, 1, math.min(o.drawn, images:size(1))):contiguous()
     index = index:to(images:device())
     local t = texts:index(1, index):t()
-    local now = learner.model(pg.data.to_float(images:index(1, index))):normalize():matmul(t) * scale
+    local now = features(learner.model, images:index(1, index)):matmul(t) * scale
     local was = before:index(1, index):matmul(t) * scale
     local total = zscl.distil(was, now, o.temperature) * o.image + zscl.distil(was:t(), now:t(), o.temperature) * o.text
     for i, p in ipairs(learner.model:parameters()) do
