@@ -41,6 +41,7 @@ int K(pg_affine)(int64_t rows, int64_t out, int64_t in, const real *x, const rea
 int K(pg_syrk)(int64_t n, int64_t k, const real *a, int64_t lda, real *c, int64_t ldc) {
   enum { SIDE = 32, STRIP = 512 };
   if (!n) return PG_OK;
+  lda = PG_MAX(lda, 1); /* BLAS wants that even where there is nothing to read */
   PG_TRY(pg_blas_fits(4, (int64_t[]){n, k, lda, ldc}));
   if (piece_of(n, n, k, sizeof(real)).rows < n) {
     for (int64_t i = 0; i < n && !pg_stopping(); i += STRIP) {

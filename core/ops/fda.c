@@ -110,7 +110,7 @@ static int K(fda_loss_backward)(pg_call *c) {
   int status = PG_OK;
   for (int64_t from = 0; from < b && !status; from += most) {
     int64_t to = PG_MIN(from + most, b);
-#pragma omp parallel for schedule(static) if (b > 96)
+#pragma omp parallel for collapse(2) schedule(static) if (b > 96)
     for (int64_t i0 = from; i0 < to; i0 += 32) /* S + S^T in tiles, for the cache */
       for (int64_t j0 = 0; j0 < b; j0 += 32)
         for (int64_t i = i0; i < PG_MIN(i0 + 32, to); i++)

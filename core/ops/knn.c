@@ -344,7 +344,7 @@ static int K(knn_forward)(pg_call *c) {
   if (!q) return PG_OK;
   /* Few dimensions save nothing, and of few rows most would be looked at again. */
   bool may_screen = REAL_IS_FLOAT && c->p[3].ints[0] && d >= 64 && n / 256 >= k && pg_has_bfloat16();
-  int team = (double)q * (double)n * (double)d < 1e6 || omp_in_parallel() ? 1 : omp_get_max_threads();
+  int team = (double)q * (double)n * (double)d < 4e6 || omp_in_parallel() ? 1 : omp_get_max_threads();
 
   int64_t units = (q + PG_UNIT - 1) / PG_UNIT, whole = (n + PG_UNIT - 1) / PG_UNIT * PG_UNIT;
   int64_t rows = CHUNK / (int64_t)sizeof(real) / PG_MAX(d, 1) / PG_UNIT * PG_UNIT;

@@ -1,12 +1,12 @@
 /* softmax_regression.c - the loss of a linear classifier on features that stand still, with its gradient in the same
  * pass:
  *
- *   L = mean_i -log softmax(z_i)_{y_i},  z_i = W x_i + b;      dz = (softmax(z) - onehot(y)) / N,  dW = dz^T x,  db =
- * sum dz
+ *   L = mean_i -log softmax(z_i)_{y_i},  z_i = W x_i + b;      dz = (softmax(z) - onehot(y)) / N,
+ *   dW = dz^T x,  db = sum dz
  *
  * linear and cross_entropy say the same and read the features twice, from memory where there are many. Here a block of
- * rows gives its part of dW while it is in the cache. Each thread adds up its blocks, and threads are added in order.
- */
+ * rows gives its part of dW while it is in the cache; that pays while dW, too, is small (16 Ki numbers). Blocks are
+ * added up in pieces, and pieces in order, so that the bits do not depend on the threads. */
 #ifdef REAL
 
 /* Logits of `rows` rows become N dz; returns the sum of their losses. */
@@ -70,29 +70,27 @@ static int K(block)(const pg_call *c, int64_t from, int64_t rows, real *z, real 
 static int K(softmax_regression_forward)(pg_call *c) {
   int64_t count = c->in[0]->shape[0], d = c->in[1]->shape[1], n = c->in[1]->shape[0], size = n * (d + 1);
   int64_t rows = PG_MAX(8, PG_MIN(BLOCK / PG_MAX(d, 1), MOST_ROWS)), blocks = (count + rows - 1) / rows;
-  int threads = (int)PG_MIN(blocks, pg_threads()), failed = 0;
-  int64_t each = 2 * size + rows * n;
-  size_t bytes = (size_t)threads * (sizeof(double) + sizeof(real) * (size_t)each);
+  int64_t pieces = PG_MIN(blocks, PIECES), each = size + rows * n;
+  int threads = (int)PG_MIN(pieces, pg_threads()), failed = 0;
+  size_t bytes = sizeof(double) * (size_t)pieces + sizeof(real) * (size_t)(pieces * size + threads * each);
   double *losses = pg_scratch_alloc(bytes), loss = 0;
   if (!losses) return pg_fail(PG_ERR_MEMORY, "softmax_regression: out of memory");
-  memset(losses, 0, bytes);
-  real *room = (real *)(losses + threads), *slopes = PG_AT(real, c->out[1]);
-#pragma omp parallel num_threads(threads)
-  {
-    int t = omp_get_thread_num();
-    real *all = room + t * each, *own = all + size, *z = own + size;
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < blocks; i++)
-      if (!pg_stopping() && K(block)(c, i * rows, PG_MIN(rows, count - i * rows), z, own, all, &losses[t])) {
+  real *sums = (real *)(losses + pieces), *rooms = sums + pieces * size, *slopes = PG_AT(real, c->out[1]);
+  memset(losses, 0, bytes - sizeof(real) * (size_t)(threads * each));
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t p = 0; p < pieces; p++) {
+    real *own = rooms + omp_get_thread_num() * each;
+    for (int64_t i = p * blocks / pieces; i < (p + 1) * blocks / pieces && !pg_stopping(); i++)
+      if (K(block)(c, i * rows, PG_MIN(rows, count - i * rows), own + size, own, sums + p * size, &losses[p])) {
 #pragma omp atomic write
         failed = 1;
       }
   }
-  for (int t = 0; t < threads; t++) loss += losses[t];
+  for (int64_t p = 0; p < pieces; p++) loss += losses[p];
   *PG_AT(real, c->out[0]) = (real)(loss / (double)count);
   for (int64_t i = 0; i < size; i++) {
     double sum = 0;
-    for (int t = 0; t < threads; t++) sum += (double)room[t * each + i];
+    for (int64_t p = 0; p < pieces; p++) sum += (double)sums[p * size + i];
     slopes[i] = (real)(sum / (double)count);
   }
   pg_scratch_free(losses, bytes);
@@ -112,7 +110,8 @@ static int K(softmax_regression_backward)(pg_call *c) {
 #include "../op.h"
 #include "../vmath.h"
 
-enum { BLOCK = 1 << 16, MOST_ROWS = 256 }; /* numbers of the features in a block, and the rows that these are at most */
+/* Numbers of the features in a block, the rows that these are at most, and the sums that are made side by side. */
+enum { BLOCK = 1 << 16, MOST_ROWS = 256, PIECES = 64 };
 
 #define REALS_FILE "ops/softmax_regression.c"
 #include "../reals.h"
@@ -135,7 +134,7 @@ const pg_op pg_op_softmax_regression = {
     .info =
         {.name = "softmax_regression",
          .doc = "mean cross-entropy of a linear classifier on constant features; its gradient is made in the same pass",
-         .inputs = PG_ARGS({"x", PG_NO_GRAD, "(N, D) features"}, {"weight", 0, "(C, D)"}, {"bias", 0, "(C)"},
+         .inputs = PG_ARGS({"x", PG_NO_GRAD, "(N, D) features, constants"}, {"weight", 0, "(C, D)"}, {"bias", 0, "(C)"},
                            {"labels", PG_INDEX, "(N) int32"}),
          .outputs = PG_ARGS({"loss", 0, "scalar"}, {"slopes", PG_HIDDEN, "(C D + C)"}),
          .samples = PG_SAMPLES("{x = randn(11, 5), weight = randn(3, 5), bias = randn(3), labels = ints(3, 11)}",

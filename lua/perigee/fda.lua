@@ -5,7 +5,7 @@
 --   L    = mean_i 1/(B-1) sum_{j != i} softplus(w_ij (b - cos(x_i, x_j) / tau))
 --
 -- fda/proxies.lua adds the proxies, fda/sampler.lua the batches. What the paper leaves open is an option. Everything is
--- ops on the features' device and dtype; nothing here waits for a value but where a caller asks for one.
+-- ops on the features' device and dtype; nothing here waits for a value but the checks that features are finite.
 
 local call = require "perigee.call"
 local util = require "perigee.util"
@@ -70,7 +70,9 @@ end
 local Graph = { __names = MADE }
 function Graph.__index(graph, key)
   local make = MADE[key]
-  local value = make and call.outside(function() return pg().no_grad(function() return make(graph) end) end)
+  local value = make and call.outside(function()
+    return call.scope(function() return pg().no_grad(function() return make(graph) end) end)
+  end)
   rawset(graph, key, value)
   return value
 end
@@ -83,7 +85,8 @@ end
 -- @return {neighbors = (B, k) int32 indices, nearest first, ties to the lower; weights = (B, B) signed, zero diagonal; k;
 --          size = B; tail = (1) mean similarity of the k-th neighbour; negative, clamp = the options; features = x0}, and,
 --          each (B, B) and made when first read: raw, the cosines; similarity, clamped; positive, rest, off, masks:
---          neighbours, the others, both; kind = positive - rest; and clamped = the fraction of similarities below 0
+--          neighbours, the others, both; kind = positive - rest; and clamped = the fraction of similarities below 0. The
+--          graph refers to x0 for these: it is not to be changed in place before they are read
 -- @raises on k outside 1..B-1, on features that are not finite
 function fda.graph(x0, options)
   options = util.options("fda.graph", options, { k = 8, negative = "similarity", clamp = true })

@@ -181,8 +181,8 @@ local function column_of(lines, kind, key)
       elseif value ~= first then column.differs = true end
     end
   end
-  for _, line in ipairs(lines) do -- that another recipe lacks the option, the column `recipe` says
-    if kind == "options" and line.options[key] == nil and has[line.options.recipe or ""] then column.differs = true end
+  for _, line in ipairs(kind == "options" and lines or {}) do -- that another recipe lacks it, the column `recipe` says
+    if line.options[key] == nil and has[line.options.recipe or ""] then column.differs = true end
   end
   column.decimals = kind == "results" and column.numeric and decimals_of(numbers) or nil
   return column

@@ -1,10 +1,11 @@
 -- logistic.lua - logistic regression on features that stand still, to its optimum, by L-BFGS (Liu and Nocedal, Math.
--- Programming 45, 1989): full batch, one pass over the features a step, no learning rate to choose.
+-- Programming 45, 1989): full batch, no learning rate to choose.
 
 local util = require "perigee.util"
 
 local function pg() return require "perigee" end
 
+local ONE_PASS = 2 ^ 14 -- weights up to which softmax_regression is the faster one
 local MEMORY = 10 -- pairs of steps and changes of the gradient that stand for the curvature
 
 -- -H g from the pairs {s, y, rho = 1 / y.s}, the newest last: the two loops of algorithm 7.4 of Nocedal and Wright.
@@ -35,20 +36,23 @@ return function(metrics)
     local p, n = pg(), features:size(1)
     local o = util.options("metrics.logistic_regression", options, { classes = util.none, l2 = 1 / n, tolerance = 1e-6,
       steps = 1000 })
-    util.check(features:dim() == 2 and n == labels:numel(), "logistic_regression: %d features for %d labels", n,
-      labels:numel())
+    util.check(features:dim() == 2 and labels:dim() == 1, "logistic_regression: takes features (N, D) and labels (N)")
+    util.check(n == labels:numel(), "logistic_regression: %d features for %d labels", n, labels:numel())
     util.check(type(o.l2) == "number" and o.l2 >= 0, "logistic_regression: l2 must be 0 or more, got %s", tostring(o.l2))
     local classes, width = o.classes or labels:to("float32"):max():item(), features:size(2)
     local like = { dtype = features:dtype(), device = features:device() }
     features = features:detach()
+    local in_one_pass = classes * width <= ONE_PASS
 
     -- loss and gradient at theta, W and b one after the other
     local function evaluate(theta)
       return p.scope(function()
         local leaf = theta:detach():requires_grad_(true)
         local weight, bias = leaf:narrow(1, 1, classes * width), leaf:narrow(1, classes * width + 1, classes)
-        local loss = p.softmax_regression(features, weight:reshape(classes, width), bias, labels)
-          + (weight * weight):sum() * (o.l2 / 2)
+        weight = weight:reshape(classes, width)
+        local loss = in_one_pass and p.softmax_regression(features, weight, bias, labels)
+          or p.cross_entropy(p.linear(features, weight, bias), labels)
+        loss = loss + (weight * weight):sum() * (o.l2 / 2)
         loss:backward()
         return loss:item(), leaf.grad
       end)

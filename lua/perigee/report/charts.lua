@@ -8,7 +8,7 @@ local plot = require "perigee.plot"
 local charts = {}
 
 local CURVES, METRICS, ROWS, AXES, TICKS = 8, 12, 40, 10, 12 -- at most, of each in a picture
-local LONG = 44    -- characters of a group's name
+local LONG = 44    -- bytes of a group's name
 local RESULTS = 4  -- axes that are kept for figures
 
 -- A file's name from a column's: nothing in it leaves the folder.
@@ -20,10 +20,37 @@ local function first_of(count, all, what)
   return count < all and (" (the first %d of %d %s)"):format(count, all, what) or ""
 end
 
--- A name that leaves room for what it names; the tables have it whole.
-local function short(name)
-  if #name <= LONG then return name end
-  return (name:sub(1, LONG - 2):gsub("[\192-\255][\128-\191]*$", "")) .. "…"
+-- Names that leave room for what they name: of options alone in which the groups of a picture differ; what is long all the
+-- same is cut, and numbered as the tables order them.
+local function short_names(groups, by)
+  local names, differing = {}, {}
+  for i = 1, #by do
+    for _, group in ipairs(groups) do differing[i] = differing[i] or group.values[i] ~= groups[1].values[i] end
+  end
+  for g, group in ipairs(groups) do
+    local words = {}
+    for i, key in ipairs(by) do
+      local value = group.values[i]
+      if differing[i] and value ~= nil then words[#words + 1] = key .. "=" .. tables.text(value) end
+    end
+    names[g] = #by > 1 and #words > 0 and table.concat(words, " ") or group.name
+    if #names[g] > LONG then
+      names[g] = ("%d: %s…"):format(group.place, names[g]:sub(1, LONG - 6):gsub("[\192-\255][\128-\191]*$", ""))
+    end
+  end
+  return names
+end
+
+-- The first ROWS of the groups for which has(group), and how many there are.
+local function drawn(groups, has)
+  local list, all = {}, 0
+  for _, group in ipairs(groups) do
+    if has(group) then
+      all = all + 1
+      if all <= ROWS then list[all] = group end
+    end
+  end
+  return list, all
 end
 
 -- ---- curves -------------------------------------------------------------------------------------------------------
@@ -52,43 +79,40 @@ end
 
 -- ---- groups and families ------------------------------------------------------------------------------------------
 
-local function intervals(collected, groups, title, save)
+local function intervals(collected, groups, by, title, save)
   for _, column in ipairs(collected.columns) do
     if column.kind == "results" and column.numeric and not column.family then
-      local names, mean, half, all = {}, {}, {}, 0
-      for _, group in ipairs(groups) do
-        local figure = group.figures[column.key]
-        all = all + (figure and 1 or 0)
-        if figure and all <= ROWS then
-          names[#names + 1], mean[#mean + 1], half[#half + 1] = short(group.name), figure.mean, figure.half
-        end
+      local mean, half = {}, {}
+      local list, all = drawn(groups, function(group) return group.figures[column.key] end)
+      for g, group in ipairs(list) do
+        mean[g], half[g] = group.figures[column.key].mean, group.figures[column.key].half
       end
-      if #names > 0 then
-        save("intervals", file_name("groups", column.key), { title = title .. first_of(#names, all, "groups"),
-          xlabel = column.key .. ", mean and 95% interval", names = names, mean = mean, half = half })
+      if all > 0 then
+        save("intervals", file_name("groups", column.key), { title = title .. first_of(#list, all, "groups"),
+          xlabel = column.key .. ", mean and 95% interval", names = short_names(list, by), mean = mean, half = half })
       end
     end
   end
 end
 
-local function heat(report, collected, groups, title, save)
+local function heat(report, collected, groups, by, title, save)
   for _, family in ipairs(report.families(collected)) do
-    local names, values, decimals, all = {}, {}, 2, 0
-    for _, group in ipairs(groups) do
-      local row, any = {}, false
-      for k, key in ipairs(family.keys) do
-        local figure = group.figures[key]
-        row[k], any = figure and figure.mean or 0 / 0, any or figure ~= nil
+    local values, decimals = {}, 2
+    local list, all = drawn(groups, function(group)
+      for _, key in ipairs(family.keys) do
+        if group.figures[key] then return true end
       end
-      all = all + (any and 1 or 0) -- groups that have none of it have no row
-      if any and all <= ROWS then names[all], values[all] = short(group.name), row end
+    end)
+    for g, group in ipairs(list) do
+      values[g] = {}
+      for k, key in ipairs(family.keys) do values[g][k] = group.figures[key] and group.figures[key].mean or 0 / 0 end
     end
     for _, column in ipairs(collected.columns) do
       if column.key == family.keys[1] then decimals = math.min(3, column.decimals or 3) end
     end
     save("heat_table", file_name("heat", family.name), {
-      title = title .. ": " .. family.name .. first_of(#names, all, "groups"),
-      rows = names, columns = family.members, values = values, decimals = decimals })
+      title = title .. ": " .. family.name .. first_of(#list, all, "groups"),
+      rows = short_names(list, by), columns = family.members, values = values, decimals = decimals })
   end
 end
 
@@ -171,15 +195,17 @@ end
 --- See pg.report.png.
 function charts.write(report, collected, folder, options)
   options = util.options("report.png", options, { title = "Perigee report", group = "all" })
-  local groups, written = report.groups(collected, tables.group_by(report, collected, options.group)), {}
+  local by, written = tables.group_by(report, collected, options.group), {}
+  local groups = report.groups(collected, by)
+  for place, group in ipairs(groups) do group.place = place end
   util.make_folder(folder)
   local function save(kind, name, spec)
     local path = folder .. "/" .. name
     if plot[kind](path, spec) then written[#written + 1] = path end
   end
   curves(collected, options.title, save)
-  intervals(collected, groups, options.title, save)
-  heat(report, collected, groups, options.title, save)
+  intervals(collected, groups, by, options.title, save)
+  heat(report, collected, groups, by, options.title, save)
   parallel(collected, options.title, save)
   return written
 end

@@ -129,9 +129,12 @@ function groupsOf(places, keys) {
   const found = new Map();
   for (const i of places) {
     if (lines[i].status === "broken") continue;
-    const values = by.map((c) => text(valueOf(lines[i], c), c)); // "" where a run has no such option
-    const words = by.length > 1 ? keys.map((key, k) => values[k] && `${key}=${values[k]}`) : values.map((v) => v || "-");
-    const name = words.filter(Boolean).join(" ") || "all runs";
+    const words = [];
+    by.forEach((c, k) => {
+      const value = valueOf(lines[i], c); // null where a run has no such option
+      if (value !== null) words.push((by.length > 1 ? keys[k] + "=" : "") + text(value, c));
+    });
+    const name = words.join(" ") || (by.length === 1 ? "-" : "all runs");
     if (!found.has(name)) found.set(name, []);
     found.get(name).push(i);
   }

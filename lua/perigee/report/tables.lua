@@ -118,7 +118,13 @@ function tables.markdown(report, collected, options)
       end
     end
     out[#out + 1] = "## " .. plain(family.name) .. "\n"
-    table_of_groups(groups, by, members, out)
+    local those = {} -- that have any of it
+    for _, group in ipairs(groups) do
+      local any = false
+      for _, key in ipairs(family.keys) do any = any or group.figures[key] ~= nil end
+      those[#those + 1] = any and group or nil
+    end
+    table_of_groups(those, by, members, out)
   end
   if #collected.warnings > 0 then
     out[#out + 1] = "## Warnings\n"

@@ -1,5 +1,5 @@
 -- complete.lua - what Tab offers at the prompt: variables, fields, methods, the prompt's own commands, file names
--- within quotes. Only plain fields are followed, nothing is called.
+-- within quotes. Nothing is called and nothing made for it: only plain fields are followed.
 
 local MODULES = { "nn", "optim", "models", "data", "image", "npy", "npz", "safetensors", "tokenizer", "fda",
   "regularize", "metrics", "linalg", "run", "recipe", "plot", "snapshot", "progress", "forgetting", "gradcheck", "terminal" }
@@ -8,6 +8,7 @@ local MODULES = { "nn", "optim", "models", "data", "image", "npy", "npz", "safet
 -- What a dot or a colon leads to from a table or a tensor; nil elsewhere.
 local function field(object, name)
   if type(object) ~= "table" then return nil end
+  if type((getmetatable(object) or {}).__names) == "table" then return rawget(object, name) end -- __index may make it
   local ok, value = pcall(function() return object[name] end)
   return ok and value or nil
 end
