@@ -83,6 +83,9 @@ typedef struct pg_device_vtable { /* what a device provides; the CUDA plug-in fi
   void (*mark)(void *p, size_t used, size_t capacity);
   /* Optional: joins the run's other processes on this device (comm.h). */
   int (*comm)(const struct pg_comm_vtable **out);
+  /* Optional, more than 0: blocks of so many bytes or more may be freed in parts as large as that, and neighbours as
+   * one. */
+  size_t divisible;
 } pg_device_vtable;
 
 extern const pg_device_vtable pg_device_cpu;

@@ -6,9 +6,9 @@
  * they hold whole pages of 2 MiB they ask for these, whose first touch costs a fraction of what 512 small ones do.
  * Under sanitizers the C library's allocator keeps watch over all blocks. */
 #ifdef PG_SANITIZE
-static const size_t LARGE = SIZE_MAX;
+#define LARGE SIZE_MAX
 #else
-static const size_t LARGE = (size_t)1 << 20;
+#define LARGE ((size_t)1 << 20)
 #endif
 static const size_t HUGE_PAGE = (size_t)2 << 20;
 
@@ -45,4 +45,5 @@ static int cpu_zero(void *p, size_t bytes) { return memset(p, 0, bytes), PG_OK; 
 
 static int cpu_copy(void *dst, const void *src, size_t bytes) { return memcpy(dst, src, bytes), PG_OK; }
 
-const pg_device_vtable pg_device_cpu = {"cpu", cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_copy};
+const pg_device_vtable pg_device_cpu = {"cpu",    cpu_alloc, cpu_free, cpu_zero,
+                                        cpu_copy, cpu_copy,  cpu_copy, .divisible = LARGE};

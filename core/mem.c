@@ -5,6 +5,10 @@
  * at most 1/16 is wasted, and a tensor may take a free block that is up to 1/8 too large. Live and cached bytes
  * together stay within what was ever live at once (and the cache within a quarter of the machine's memory); what
  * exceeds that goes back to the system, the longest unused first, so that the sizes in use stay.
+ *
+ * Where the device lets blocks be divided, as the host does, a large free block also serves a smaller tensor, and free
+ * neighbours become one again: gradients take the place of the activations that were let go of, and the other way
+ * round.
  */
 #include "core.h"
 #include <pthread.h>
@@ -85,19 +89,23 @@ static void mark(const pg_device_vtable *device, void *data, size_t used, size_t
   }
 }
 
-/* The four below: lock held. */
+/* All below but the last: lock held. */
 
-static void cache_push(int32_t device, int k, block *b) {
-  b->up = NULL, b->down = pools[device].free[k];
-  b->newer = NULL, b->older = pools[device].newest;
+static block *cache_push(int32_t device, block *b, void *data, size_t capacity) {
+  size_t same;
+  int k = size_class(capacity, &same);
+  *b = (block){.down = pools[device].free[k], .older = pools[device].newest, .data = data, .capacity = capacity};
   if (b->down) b->down->up = b;
   if (b->older) b->older->newer = b;
   pools[device].free[k] = pools[device].newest = b;
   if (!pools[device].oldest) pools[device].oldest = b;
-  pools[device].stats.cached += (int64_t)b->capacity;
+  pools[device].stats.cached += (int64_t)capacity;
+  return b;
 }
 
-static void cache_remove(int32_t device, int k, block *b) { /* the header joins the spare ones */
+static void cache_remove(int32_t device, block *b) { /* the header joins the spare ones */
+  size_t same;
+  int k = size_class(b->capacity, &same);
   if (b->up)
     b->up->down = b->down;
   else
@@ -121,13 +129,22 @@ static block *header_new(void) {
   return spare_headers = b->down, b;
 }
 
+static void release(int32_t device, void *data, size_t capacity) {
+  mark(devices[device], data, capacity, capacity);
+  devices[device]->free(data, capacity);
+}
+
 static void trim_to(int32_t device, size_t limit) {
+  size_t part = devices[device]->divisible;
   while ((size_t)pools[device].stats.cached > limit) {
     block *b = pools[device].oldest;
-    size_t same;
-    cache_remove(device, size_class(b->capacity, &same), b);
-    mark(devices[device], b->data, b->capacity, b->capacity);
-    devices[device]->free(b->data, b->capacity);
+    size_t excess = (size_t)pools[device].stats.cached - limit, most = b->capacity, cut = most;
+    char *data = b->data;
+    cache_remove(device, b);
+    if (part) cut = PG_MAX(part, (excess + part - 1) / part * part); /* its end is enough, if something remains */
+    if (cut > most || most - cut < part) cut = most;
+    release(device, data + (most - cut), cut);
+    if (cut < most) cache_push(device, header_new(), data, most - cut); /* cache_remove has just left a header */
   }
 }
 
@@ -138,13 +155,46 @@ static size_t cache_room(const pg_memory *stats, int64_t more) {
 }
 
 /* The newest free block of class k; for a tensor, which remembers what it got, also of the classes just above. */
-static block *free_block(int32_t device, int k, size_t capacity, int64_t tensor) {
+static block *fitting_block(int32_t device, int k, size_t capacity, int64_t tensor) {
   int last = tensor && capacity >= NEAR ? PG_MIN(k + 2, CLASSES - 1) : k;
   for (; k <= last; k++) {
     block *b = pools[device].free[k];
-    if (b && b->capacity >= capacity && b->capacity <= capacity + capacity / 8) return b;
+    if (b && b->capacity >= capacity && b->capacity <= capacity + (tensor ? capacity / 8 : 0)) return b;
   }
   return NULL;
+}
+
+/* The beginning of a free block that is larger by a part or more, of the lowest class that has one; what remains of it
+ * is a block by itself. */
+static block *divided_block(int32_t device, size_t capacity) {
+  size_t part = devices[device]->divisible, same;
+  if (!part || capacity < part) return NULL;
+  for (int k = size_class(capacity + part, &same); k < CLASSES; k++)
+    for (block *b = pools[device].free[k]; b; b = b->down) {
+      if (b->capacity < capacity + part) continue;
+      block *rest = header_new();
+      if (!rest) return NULL;
+      cache_push(device, rest, (char *)b->data + capacity, b->capacity - capacity);
+      void *data = b->data;
+      cache_remove(device, b);
+      return cache_push(device, header_new(), data, capacity);
+    }
+  return NULL;
+}
+
+/* Takes free neighbours of what is being freed out of the cache, and makes it as large as all of them. */
+static void join_neighbors(int32_t device, void **data, size_t *capacity) {
+  size_t part = devices[device]->divisible, same;
+  if (!part || *capacity < part) return;
+  for (int k = size_class(part, &same); k < CLASSES; k++)
+    for (block *b = pools[device].free[k], *next; b; b = next) {
+      next = b->down;
+      bool before = (char *)b->data + b->capacity == *data, behind = (char *)*data + *capacity == b->data;
+      if ((!before && !behind) || b->capacity < part) continue;
+      if (before) *data = b->data;
+      *capacity += b->capacity;
+      cache_remove(device, b);
+    }
 }
 
 /* Counts a tensor along where asked, so that one turn of the lock serves both. */
@@ -154,11 +204,11 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
   int k = size_class(bytes, capacity), status = PG_OK;
   pg_memory *stats = &pools[device].stats;
   pthread_mutex_lock(&lock);
-  block *b = free_block(device, k, *capacity, tensor);
-  size_t same;
+  block *b = fitting_block(device, k, *capacity, tensor);
+  if (!b) b = divided_block(device, *capacity);
   if (b) {
     *data = b->data, *capacity = b->capacity;
-    cache_remove(device, size_class(b->capacity, &same), b);
+    cache_remove(device, b);
   } else {
     trim_to(device, cache_room(stats, (int64_t)*capacity));
     status = vtable->alloc(*capacity, data);
@@ -183,21 +233,18 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
 }
 
 static void block_give(int32_t device, void *data, size_t capacity, int64_t tensor) {
-  size_t same;
-  int k = size_class(capacity, &same);
   pg_memory *stats = &pools[device].stats;
   pthread_mutex_lock(&lock);
   stats->live -= (int64_t)capacity;
   stats->tensors -= tensor;
+  mark(devices[device], data, 0, capacity);
+  join_neighbors(device, &data, &capacity);
   block *b = header_new();
   if (b) {
-    b->data = data, b->capacity = capacity;
-    mark(devices[device], data, 0, capacity);
-    cache_push(device, k, b);
+    cache_push(device, b, data, capacity);
     trim_to(device, cache_room(stats, 0));
   } else {
-    mark(devices[device], data, capacity, capacity);
-    devices[device]->free(data, capacity);
+    release(device, data, capacity);
   }
   pthread_mutex_unlock(&lock);
 }

@@ -307,7 +307,7 @@ describe("freed memory", function()
     end
   end)
 
-  it("serves what is up to an eighth smaller, and goes back to the system whole", function()
+  it("serves what is smaller, in parts that become one again, and goes back to the system whole", function()
     local function resident() return tonumber(io.open("/proc/self/status"):read("*a"):match "VmRSS:%s+(%d+)") end
     local began = resident()
     pg.zeros(60 * MB):free()
@@ -316,9 +316,21 @@ describe("freed memory", function()
     local t = pg.empty(55 * MB)
     assert.is_true(pg.memory().cached <= cached - 60 * 2 ^ 20)
     t:free()
-    pg.empty(50 * MB):free()
-    assert.is_true(pg.memory().cached < 60 * 2 ^ 20) -- too small for it: a block of its own, and the other one went
+    local parts, left = {}, pg.memory().cached
+    for i, size in ipairs { 20, 8, 25 } do
+      parts[i] = pg.empty(size * MB)
+      left = left - size * 2 ^ 20
+      assert.is_true(pg.memory().cached <= left)
+    end
+    local first = parts[1]:data()
+    assert.are.equal(parts[1]:numel(), parts[2]:data() - first) -- side by side
+    for _, i in ipairs { 1, 3, 2 } do parts[i]:free() end
+    assert.are.equal(cached, pg.memory().cached)
+    local again = pg.empty(58 * MB)
+    assert.is_true(again:data() == first) -- the same memory: nothing came from the system
+    again:free()
     lib.pg_memory_trim(0)
+    assert.are.equal(0, pg.memory().cached)
     assert.is_true(resident() < began + 10 * 1024, ("%d kB, then %d"):format(began, resident()))
   end)
 end)
