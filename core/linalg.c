@@ -10,10 +10,12 @@
  *
  * A call of dsyevd or dgesdd cannot be stopped, so that what they do is done here in their steps: a large matrix is
  * brought to two diagonals panel by panel, and vectors are carried back in strips. What remains in one piece is dstedc,
- * a quarter of the whole of eigh. */
+ * a quarter of the whole of eigh: it runs in a thread of its own, which who waits for it may leave behind. */
 #include "core.h"
 #include <cblas.h>
 #include <omp.h>
+#include <pthread.h>
+#include <time.h>
 
 void dlatrd_(const char *half, const int *n, const int *nb, double *a, const int *lda, double *e, double *tau,
              double *w, const int *ldw);
@@ -77,8 +79,76 @@ static void to_tridiagonal(int n, double *a, double *d, double *e, double *tau, 
   if (left <= WHOLE) dsytrd_("U", &left, a, &n, d, e, tau, work, &lwork, &info); /* else it was stopped */
 }
 
+/* dstedc of (d, e): what it reads and writes is its own while it runs, and it lets go of it when it was left behind. */
+typedef struct tridiagonal {
+  pg_tensor *values, *vectors;
+  double *e, *work; /* `work` begins a scratch of so many bytes, in which the others are */
+  int *iwork, n, lwork, liwork, info, threads;
+  size_t bytes;
+  bool done, left;
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+} tridiagonal;
+
+static atomic_int behind; /* of these, how many nobody waits for */
+
+static void solve(tridiagonal *t) {
+  dstedc_("I", &t->n, PG_AT(double, t->values), t->e, PG_AT(double, t->vectors), &t->n, t->work, &t->lwork, t->iwork,
+          &t->liwork, &t->info);
+}
+
+static void *solve_aside(void *given) {
+  tridiagonal *t = given;
+  omp_set_num_threads(t->threads);
+  solve(t);
+  pthread_mutex_lock(&t->lock);
+  t->done = true;
+  bool left = t->left;
+  pthread_cond_signal(&t->changed);
+  pthread_mutex_unlock(&t->lock);
+  if (!left) return NULL; /* from here on t is the other's */
+  pg_scratch_free(t->work, t->bytes);
+  pg_release(t->values), pg_release(t->vectors);
+  free(t);
+  atomic_fetch_sub(&behind, 1);
+  return NULL;
+}
+
+/* Whoever is left behind computes with libraries that the end of the process takes away. */
+__attribute__((destructor)) static void wait_for_all(void) {
+  while (atomic_load(&behind)) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+/* Runs it to its end and returns true with t->info, or false when it is to stop: then `work` is no longer the caller's.
+ */
+static bool solve_or_leave(tridiagonal *t) {
+  pthread_t thread;
+  tridiagonal *own = t->n > WHOLE ? malloc(sizeof *own) : NULL;
+  if (own) *own = *t, pthread_mutex_init(&own->lock, NULL), pthread_cond_init(&own->changed, NULL);
+  if (!own || pthread_create(&thread, NULL, solve_aside, own)) return free(own), solve(t), true;
+  pthread_detach(thread);
+  pthread_mutex_lock(&own->lock);
+  while (!own->done && !pg_stopping()) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 20000000;
+    if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
+    pthread_cond_timedwait(&own->changed, &own->lock, &until);
+  }
+  bool done = own->done;
+  if (!done) {
+    own->left = true;
+    pg_retain(own->values), pg_retain(own->vectors);
+    atomic_fetch_add(&behind, 1);
+  }
+  pthread_mutex_unlock(&own->lock);
+  if (done) t->info = own->info, free(own);
+  return done;
+}
+
 /* a is used up; the vectors become the columns that LAPACK sees, the rows of ours. */
-static int eigh(int n, double *a, double *values, double *vectors) {
+static int eigh(int n, double *a, pg_tensor *w, pg_tensor *v) {
+  double *values = PG_AT(double, w), *vectors = PG_AT(double, v);
   int info = 0, ask = -1, lwork, liwork, count;
   double size, most, none;
   dstedc_("I", &n, values, &none, vectors, &n, &size, &ask, &liwork, &ask, &info);
@@ -93,8 +163,18 @@ static int eigh(int n, double *a, double *values, double *vectors) {
   double *e = work + lwork, *tau = e + n, *panel = tau + n;
   int power = centre(rows * rows, a);
   to_tridiagonal(n, a, values, e, tau, panel, work, lwork);
-  if (!pg_stopping())
-    dstedc_("I", &n, values, e, vectors, &n, work, &lwork, (int *)(panel + PANEL * rows), &liwork, &info);
+  tridiagonal middle = {.values = w,
+                        .vectors = v,
+                        .e = e,
+                        .work = work,
+                        .iwork = (int *)(panel + PANEL * rows),
+                        .n = n,
+                        .lwork = lwork,
+                        .liwork = liwork,
+                        .threads = omp_get_max_threads(),
+                        .bytes = bytes};
+  if (!pg_stopping() && !solve_or_leave(&middle)) return pg_unless_stopped(PG_OK);
+  info = middle.info;
   int strip = PG_MAX(PANEL, (int)(6e9 / ((double)n * n)));
   for (int j = 0; j < n && !info && !pg_stopping(); j += strip) {
     count = PG_MIN(strip, n - j);
@@ -113,7 +193,7 @@ int pg_eigh(pg_tensor *x, pg_tensor **values, pg_tensor **vectors) {
   if (!status) status = pg_new(PG_FLOAT64, PG_CPU, 2, x->shape, &v);
   if (!status) status = pg_new(PG_FLOAT64, PG_CPU, 2, x->shape, &a);
   if (!status) status = pg_copy_new(a, x);
-  if (!status && n) status = eigh((int)n, PG_AT(double, a), PG_AT(double, w), PG_AT(double, v));
+  if (!status && n) status = eigh((int)n, PG_AT(double, a), w, v);
   pg_release(a);
   if (status) return pg_release(w), pg_release(v), status;
   return *values = w, *vectors = v, PG_OK;
