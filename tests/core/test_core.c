@@ -3,6 +3,7 @@
 #include "comm.h"
 #include "io/io.h"
 #include <png.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -595,8 +596,48 @@ static void test_process(void) {
   remove(path);
 }
 
+/* ---- eigh, told to stop at any of its stages from another thread: the part of LAPACK in the middle is left behind ---- */
+
+static useconds_t delay;
+
+static void *stop_soon(void *unused) {
+  usleep(delay);
+  *pg_stop_flag() = 1;
+  return unused;
+}
+
+static void test_eigh_stops(void) {
+  enum { N = 700 };
+  pg_tensor *a = make(PG_FLOAT64, N, N), *w = NULL, *v = NULL;
+  double *x = PG_AT(double, a);
+  for (int i = 0; i < N; i++)
+    for (int j = 0; j <= i; j++) x[i * N + j] = x[j * N + i] = (i * 7 + j * 13) % 101 / 101.0 - 0.5 + (i == j);
+  pg_memory before, after;
+  pg_memory_stats(PG_CPU, &before);
+  int stopped = 0, others = 0;
+  bool finished = false;
+  for (delay = 1000; !finished; delay += delay / 8 + 1000) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, stop_soon, NULL);
+    int status = pg_eigh(a, &w, &v);
+    pthread_join(thread, NULL);
+    *pg_stop_flag() = 0;
+    stopped += status == PG_ERR_INTERRUPTED, others += status && status != PG_ERR_INTERRUPTED;
+    if (!status) finished = true, pg_release(w), pg_release(v);
+  }
+  check(stopped > 0 && !others, "eigh was stopped until it was given the time that it takes");
+  for (int i = 0; i < 5000; i++) { /* what was left behind lets go when it has ended */
+    pg_memory_stats(PG_CPU, &after);
+    if (after.live == before.live) break;
+    usleep(1000);
+  }
+  check(after.live == before.live && after.tensors == before.tensors, "and nothing is kept");
+  pg_release(a);
+}
+
 int main(void) {
   test_philox();
+  test_eigh_stops();
   test_memory();
   test_cache_order();
   test_blas_sizes();
