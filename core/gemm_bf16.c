@@ -134,7 +134,10 @@ BF16_INLINE void tile(int n, const product *p, const uint32_t *a, const uint32_t
 #pragma GCC unroll 8
   for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 3
-    for (int j = 0; j < n; j++) sum[i][j] = _mm512_setzero_ps();
+    for (int j = 0; j < n; j++) {
+      sum[i][j] = _mm512_setzero_ps();
+      if (i < rows) __builtin_prefetch(c + i * p->ldc + j * 16, 1); /* C arrives while the sums are made */
+    }
   for (int64_t q = 0; q < pairs; q++, a += STRIP, b += STRIP) {
     __m512bh right[3];
 #pragma GCC unroll 3
