@@ -14,10 +14,11 @@ local CLASSES = 100
 
 local rows = {}
 
---- A training step: zero_grad, forward, backward, AdamW.
-function rows.vit(name, batch)
+--- A training step: zero_grad, forward, backward, AdamW; with "recompute" as the last argument, activations again in backward.
+function rows.vit(name, batch, recompute)
   local config = VIT[name]
   local model, head = pg.models.vit(config), pg.models.head(config.width, CLASSES)
+  pg.models.recompute(model, recompute == "recompute")
   local images, labels = pg.randn(batch, 3, config.image, config.image), {}
   for i = 1, batch do labels[i] = (i - 1) % CLASSES + 1 end
   labels = pg.tensor(labels, { dtype = "int32" })
@@ -132,7 +133,7 @@ function rows.call()
 end
 
 local row = assert(rows[arg[1]], "there is no row " .. tostring(arg[1]))
-local work = row(tonumber(arg[2]) or arg[2], tonumber(arg[3]) or arg[3])
+local work = row(tonumber(arg[2]) or arg[2], tonumber(arg[3]) or arg[3], arg[4])
 io.stdout:setvbuf "line"
 print "ready"
 for line in io.lines() do
