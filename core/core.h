@@ -166,6 +166,7 @@ int pg_affine_f64(int64_t rows, int64_t out, int64_t in, const double *x, const 
                   double *y);
 int pg_syrk_f32(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc); /* both halves of A A^T */
 int pg_syrk_f64(int64_t n, int64_t k, const double *a, int64_t lda, double *c, int64_t ldc);
+void pg_blas_wait(void); /* until no call of LAPACK that was left behind runs any more (linalg.c); before any of BLAS */
 int pg_blas_fits(int count, const int64_t *sizes);
 
 /* ---- gemm_f32.c ------------------------------------------------------------------------------------------------- */

@@ -88,6 +88,7 @@ int pg_blas_fits(int count, const int64_t *sizes) {
 static const double ALONE_BELOW = 4e6, BLAS_ALONE_BELOW = 262144;
 
 static int stay_alone(double work) {
+  pg_blas_wait();
   int team = work > BLAS_ALONE_BELOW && work < ALONE_BELOW && !omp_in_parallel() ? omp_get_max_threads() : 1;
   if (team > 1) openblas_set_num_threads(1);
   return team;

@@ -114,8 +114,9 @@ static void *solve_aside(void *given) {
   return NULL;
 }
 
-/* Whoever is left behind computes with libraries that the end of the process takes away. */
-__attribute__((destructor)) static void wait_for_all(void) {
+/* OpenBLAS's buffers belong to one caller at a time when the number of its threads changes; and whoever is left behind
+ * computes with libraries that the end of the process takes away. */
+__attribute__((destructor)) void pg_blas_wait(void) {
   while (atomic_load(&behind)) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
@@ -188,6 +189,7 @@ static int eigh(int n, double *a, pg_tensor *w, pg_tensor *v) {
 int pg_eigh(pg_tensor *x, pg_tensor **values, pg_tensor **vectors) {
   pg_tensor *w = NULL, *v = NULL, *a = NULL;
   PG_TRY(check("eigh", x, "a square matrix (N, N)", x->ndim == 2 && x->shape[0] == x->shape[1]));
+  pg_blas_wait();
   const int64_t n = x->shape[0];
   int status = pg_new(PG_FLOAT64, PG_CPU, 1, &n, &w);
   if (!status) status = pg_new(PG_FLOAT64, PG_CPU, 2, x->shape, &v);
@@ -306,6 +308,7 @@ int pg_nuclear_norms(pg_tensor *const *factors, int32_t count, pg_tensor **out) 
                  factors[i]->ndim == 2 && factors[i]->shape[1] == d));
     rows += factors[i]->shape[0];
   }
+  pg_blas_wait();
   pg_tensor *norms = NULL;
   size_t bytes = sizeof(factor) * (size_t)count + sizeof(double) * (size_t)rows * (size_t)d + 64;
   factor *f = pg_scratch_alloc(bytes);

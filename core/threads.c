@@ -13,6 +13,7 @@ char *openblas_get_corename(void);
 int pg_set_threads(int32_t n) {
   if (n < 1 || n > 1024) return pg_fail(PG_ERR_ARGUMENT, "threads: %d is outside 1..1024", n);
   omp_set_num_threads(n);
+  pg_blas_wait();
   openblas_set_num_threads(n);
   return PG_OK;
 }

@@ -108,6 +108,33 @@ local function build(file, folder, tensors)
   return model
 end
 
+-- ---- pictures --------------------------------------------------------------------------------------------------------
+
+-- {side, mean, std} of an image tower: as the file beside its weights says, else as its family's code has it.
+local function input_of(tower)
+  local source, side = tower.source, tower.config and tower.config.image
+  if not source then return { side = side } end
+  local described = lfs.attributes(source.folder .. "/preprocessor_config.json") or
+    lfs.attributes(source.folder .. "/open_clip_config.json")
+  if source.family == "dinov2" and not described then side = math.min(side, 224) end -- its table of positions is larger
+  local p = described and pg.data.preprocess(source.folder) or pg.data.preprocess(source.family, { size = side })
+  if source.family == "dinov2" then side = p.crop_height or p.height or side end
+  local unit = 255 * (p.scale or 1 / 255) -- what the file makes of white
+  if math.abs(unit - 1) < 1e-9 then return { side = side, mean = p.mean, std = p.std } end
+  local mean, std = {}, {}
+  for c = 1, 3 do mean[c], std[c] = p.mean[c] / unit, p.std[c] / unit end
+  return { side = side, mean = mean, std = std }
+end
+
+-- What a saved model's pictures are scaled by, as transformers reads it.
+local function input_file(tower)
+  local input = tower.input or input_of(tower)
+  local sides = { height = input.side, width = input.side }
+  return { image_processor_type = "CLIPImageProcessor", do_resize = true, size = { shortest_edge = input.side }, resample = 3,
+    do_center_crop = true, crop_size = sides, do_rescale = true, rescale_factor = 1 / 255, do_normalize = true,
+    image_mean = input.mean, image_std = input.std, do_convert_rgb = true }
+end
+
 -- ---- saving and loading ---------------------------------------------------------------------------------------------
 
 -- A folder stands for the file model.safetensors in it.
@@ -117,7 +144,8 @@ end
 
 --- Writes a model with what is needed to make it again; each file whole or not at all.
 -- @param path   for a vit, a file, or a folder that gets model.safetensors; for other families a folder, made if there
---   is none, that gets config.json and model.safetensors, which transformers reads too
+--   is none, that gets config.json and model.safetensors, which transformers reads too, and, where the model was loaded,
+--   preprocessor_config.json as models.pixels has it
 -- @param model  from pg.models
 -- @param card   a table of facts about it, or nil
 -- @param options  as pg.safetensors.save takes it: {dtype = "bfloat16"} halves the file; or nil
@@ -134,6 +162,10 @@ function models.save(path, model, card, options)
       util.check(made or lfs.attributes(path, "mode") == "directory", "cannot make the folder %s: %s", path, why)
       notes.format = "pt" -- transformers insists
       util.write_file(path .. "/config.json", pg.run.encode(family.write(model), "") .. "\n")
+      local tower = model.visual or model
+      if tower.source then
+        util.write_file(path .. "/preprocessor_config.json", pg.run.encode(input_file(tower), "") .. "\n")
+      end
       return pg.safetensors.save(path .. "/model.safetensors",
         checkpoint.to_theirs(family.layout(model), checkpoint.state(model)), notes, options)
     end
@@ -181,18 +213,6 @@ function models.find(name, here)
   end
   util.fail(0, "model=%s: neither %s nor %s is a model's file, or a folder that holds one of %s", name, name, beside,
     table.concat(WEIGHTS, ", "))
-end
-
--- {side, mean, std} of an image tower: as the file beside its weights says, else as its family's code has it.
-local function input_of(tower)
-  local source, side = tower.source, tower.config and tower.config.image
-  if not source then return { side = side } end
-  local described = lfs.attributes(source.folder .. "/preprocessor_config.json") or
-    lfs.attributes(source.folder .. "/open_clip_config.json")
-  if source.family == "dinov2" and not described then side = 224 end -- its table of positions is larger
-  local p = described and pg.data.preprocess(source.folder) or pg.data.preprocess(source.family, { size = side })
-  if source.family == "dinov2" then side = p.crop_height or p.height or side end
-  return { side = side, mean = p.mean, std = p.std }
 end
 
 --- What a model's image tower takes of small square pictures: resized to its side (Pillow's bicubic, nothing is cropped),

@@ -614,7 +614,9 @@ static void test_eigh_stops(void) {
     for (int j = 0; j <= i; j++) x[i * N + j] = x[j * N + i] = (i * 7 + j * 13) % 101 / 101.0 - 0.5 + (i == j);
   pg_memory before, after;
   pg_memory_stats(PG_CPU, &before);
+  static double product[150 * 150];
   int stopped = 0, others = 0;
+  bool check_blas = true;
   bool finished = false;
   for (delay = 1000; !finished; delay += delay / 8 + 1000) {
     pthread_t thread;
@@ -622,9 +624,18 @@ static void test_eigh_stops(void) {
     int status = pg_eigh(a, &w, &v);
     pthread_join(thread, NULL);
     *pg_stop_flag() = 0;
+    if (status) { /* products are right meanwhile */
+      check_blas = check_blas && !pg_gemm_f64(0, 1, 150, 150, 150, 1, x, N, x, N, 0, product, 150);
+      for (int i = 0; i < 150; i++) {
+        double sum = 0;
+        for (int k = 0; k < 150; k++) sum += x[i * N + k] * x[(149 - i) * N + k];
+        check_blas = check_blas && fabs(product[i * 150 + 149 - i] - sum) < 1e-10;
+      }
+    }
     stopped += status == PG_ERR_INTERRUPTED, others += status && status != PG_ERR_INTERRUPTED;
     if (!status) finished = true, pg_release(w), pg_release(v);
   }
+  check(check_blas, "products after an interrupted eigh");
   check(stopped > 0 && !others, "eigh was stopped until it was given the time that it takes");
   for (int i = 0; i < 5000; i++) { /* what was left behind lets go when it has ended */
     pg_memory_stats(PG_CPU, &after);

@@ -261,6 +261,12 @@ describe("models.pixels", function()
     local path = folder()
     os.execute(("cp %smae/*.json %smae/model.safetensors %s"):format(FIXTURES, FIXTURES, path))
     local x = pg.models.pixels(pg.models.load(path), images)
+    local again = folder() .. "/saved"
+    pg.models.save(again, (pg.models.load(path)))
+    assert.is_true((pg.models.pixels(pg.models.load(again), images) - x):abs():max():item() < 1e-6)
+    pg.util.write_file(path .. "/preprocessor_config.json", [[{"image_processor_type": "CLIPImageProcessor",
+      "rescale_factor": 0.5, "image_mean": 1, "image_std": 2}]])
+    assert.is_true(math.abs(pg.models.pixels(pg.models.load(path), images):get(1, 1, 1, 1) - (51 * 0.5 - 1) / 2) < 1e-4)
     for c, want in ipairs { (0.2 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.2 - 0.406) / 0.225 } do
       assert.is_true(math.abs(x:get(1, c, 3, 3) - want) < 1e-6)
     end
