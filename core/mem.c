@@ -91,26 +91,35 @@ static void mark(const pg_device_vtable *device, void *data, size_t used, size_t
 
 /* All below but the last: lock held. */
 
-static block *cache_push(int32_t device, block *b, void *data, size_t capacity) {
+static void class_link(int32_t device, block *b) {
   size_t same;
-  int k = size_class(capacity, &same);
-  *b = (block){.down = pools[device].free[k], .older = pools[device].newest, .data = data, .capacity = capacity};
+  block **top = &pools[device].free[size_class(b->capacity, &same)];
+  b->up = NULL, b->down = *top;
   if (b->down) b->down->up = b;
-  if (b->older) b->older->newer = b;
-  pools[device].free[k] = pools[device].newest = b;
-  if (!pools[device].oldest) pools[device].oldest = b;
-  pools[device].stats.cached += (int64_t)capacity;
-  return b;
+  *top = b;
+  pools[device].stats.cached += (int64_t)b->capacity;
 }
 
-static void cache_remove(int32_t device, block *b) { /* the header joins the spare ones */
+static void class_unlink(int32_t device, block *b) {
   size_t same;
-  int k = size_class(b->capacity, &same);
   if (b->up)
     b->up->down = b->down;
   else
-    pools[device].free[k] = b->down;
+    pools[device].free[size_class(b->capacity, &same)] = b->down;
   if (b->down) b->down->up = b->up;
+  pools[device].stats.cached -= (int64_t)b->capacity;
+}
+
+static void cache_push(int32_t device, block *b, void *data, size_t capacity) {
+  *b = (block){.older = pools[device].newest, .data = data, .capacity = capacity};
+  if (b->older) b->older->newer = b;
+  pools[device].newest = b;
+  if (!pools[device].oldest) pools[device].oldest = b;
+  class_link(device, b);
+}
+
+static void cache_remove(int32_t device, block *b) { /* the header joins the spare ones */
+  class_unlink(device, b);
   if (b->newer)
     b->newer->older = b->older;
   else
@@ -119,8 +128,13 @@ static void cache_remove(int32_t device, block *b) { /* the header joins the spa
     b->older->newer = b->newer;
   else
     pools[device].oldest = b->newer;
-  pools[device].stats.cached -= (int64_t)b->capacity;
   b->down = spare_headers, spare_headers = b;
+}
+
+static void cut_to(int32_t device, block *b, size_t capacity) { /* it stays as old as it is */
+  class_unlink(device, b);
+  b->capacity = capacity;
+  class_link(device, b);
 }
 
 static block *header_new(void) {
@@ -140,11 +154,13 @@ static void trim_to(int32_t device, size_t limit) {
     block *b = pools[device].oldest;
     size_t excess = (size_t)pools[device].stats.cached - limit, most = b->capacity, cut = most;
     char *data = b->data;
-    cache_remove(device, b);
     if (part) cut = PG_MAX(part, (excess + part - 1) / part * part); /* its end is enough, if something remains */
     if (cut > most || most - cut < part) cut = most;
+    if (cut < most)
+      cut_to(device, b, most - cut);
+    else
+      cache_remove(device, b);
     release(device, data + (most - cut), cut);
-    if (cut < most) cache_push(device, header_new(), data, most - cut); /* cache_remove has just left a header */
   }
 }
 
@@ -175,9 +191,8 @@ static block *divided_block(int32_t device, size_t capacity) {
       block *rest = header_new();
       if (!rest) return NULL;
       cache_push(device, rest, (char *)b->data + capacity, b->capacity - capacity);
-      void *data = b->data;
-      cache_remove(device, b);
-      return cache_push(device, header_new(), data, capacity);
+      cut_to(device, b, capacity);
+      return b;
     }
   return NULL;
 }
