@@ -98,11 +98,7 @@ end
 local function heat(report, collected, groups, by, title, save)
   for _, family in ipairs(report.families(collected)) do
     local values, decimals = {}, 2
-    local list, all = drawn(groups, function(group)
-      for _, key in ipairs(family.keys) do
-        if group.figures[key] then return true end
-      end
-    end)
+    local list, all = drawn(groups, function(group) return tables.has_any(group, family.keys) end)
     for g, group in ipairs(list) do
       values[g] = {}
       for k, key in ipairs(family.keys) do values[g][k] = group.figures[key] and group.figures[key].mean or 0 / 0 end

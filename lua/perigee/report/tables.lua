@@ -91,6 +91,14 @@ function tables.group_by(report, collected, group)
   return (group == nil or group == "all") and report.differing(collected) or commas(group)
 end
 
+--- Whether a group has any of a family's figures. @param group of report.groups @param keys list @return boolean
+function tables.has_any(group, keys)
+  for _, key in ipairs(keys) do
+    if group.figures[key] then return true end
+  end
+  return false
+end
+
 --- See pg.report.markdown.
 function tables.markdown(report, collected, options)
   options = require("perigee.util").options("report.markdown", options, { title = "Perigee report", group = "all" })
@@ -118,12 +126,8 @@ function tables.markdown(report, collected, options)
       end
     end
     out[#out + 1] = "## " .. plain(family.name) .. "\n"
-    local those = {} -- that have any of it
-    for _, group in ipairs(groups) do
-      local any = false
-      for _, key in ipairs(family.keys) do any = any or group.figures[key] ~= nil end
-      those[#those + 1] = any and group or nil
-    end
+    local those = {}
+    for _, group in ipairs(groups) do those[#those + 1] = tables.has_any(group, family.keys) and group or nil end
     table_of_groups(those, by, members, out)
   end
   if #collected.warnings > 0 then
