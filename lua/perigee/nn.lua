@@ -299,11 +299,32 @@ function nn.Dropout:forward(x)
   return x:dropout(self.p)
 end
 
+--- Token `at` of each sequence.
+-- @param x   (B, T, D)
+-- @param at  its place, counted from 1: a number, or int32 (B), one for each
+-- @return (B, 1, D)
+function nn.token(x, at)
+  if type(at) == "number" then return x:narrow(2, at, 1) end
+  local batch, length, width = unpack(x:shape())
+  local rows = (pg.arange(batch, { device = at:device() }) - 1) * length + at
+  return x:reshape(batch * length, width):index(1, rows):reshape(batch, 1, width)
+end
+
+-- Scores' mask (B, 1, 1, before + T) for token `at` of T, which sees itself and what stands before it.
+local function past(x, at, before)
+  local batch, length = x:size(1), x:size(2)
+  local places = pg.arange(before + length, { device = x:device() }):reshape(1, before + length) - before
+  if type(at) == "number" then at = pg.full({ batch }, at, { dtype = "int32", device = x:device() }) end
+  local future = pg.gt(places, at:reshape(batch, 1)):reshape(batch, 1, 1, before + length)
+  local function scalar(value) return pg.full({ 1 }, value, { dtype = x:dtype(), device = x:device() }) end
+  return pg.where(future, scalar(-math.huge), scalar(0))
+end
+
 --- nn.Attention(width, heads, {causal = false, bias = true, init = "normal", std = 0.02}): multi-head self-attention with
 -- one packed projection for queries, keys and values (rows in that order). Vaswani et al., arXiv 1706.03762, section 3.2.
--- @return forward(x, mask, prefix): (B, T, width) -> (B, T, width); mask, (T, T) or (1 or B, 1 or heads, T, T), is added to
---   the scores; prefix = {keys, values}, each (B, L, width), stand before the projected ones (prefix tuning: Li and Liang,
---   arXiv 2101.00190)
+-- @return forward(x, mask, prefix, at): (B, T, width) -> (B, T, width); mask, (T, T) or (1 or B, 1 or heads, T, T), is
+--   added to the scores; prefix = {keys, values}, each (B, L, width), stand before the projected ones (prefix tuning: Li
+--   and Liang, arXiv 2101.00190); with `at`, as nn.token takes it, that token alone asks, and the result is (B, 1, width)
 -- @raises when the width does not divide by the heads
 nn.Attention = nn.class "Attention"
 function nn.Attention:init(width, heads, options)
@@ -316,16 +337,34 @@ function nn.Attention:init(width, heads, options)
   self.qkv = nn.Linear(width, 3 * width, layer)
   self.proj = nn.Linear(width, width, layer)
 end
-function nn.Attention:forward(x, mask, prefix)
+-- Projections first..last of queries, keys and values, (last - first + 1, B, heads, T, width / heads).
+function nn.Attention:project(x, first, last)
   local batch, length, width = unpack(x:shape())
-  local qkv = self.qkv(x):reshape(batch, length, 3, self.heads, width / self.heads):permute(3, 1, 4, 2, 5)
-  local q, k, v = qkv:select(1, 1), qkv:select(1, 2), qkv:select(1, 3)
+  local function part(t)
+    if not t or last - first == 2 then return t end
+    return t:narrow(1, (first - 1) * width + 1, (last - first + 1) * width)
+  end
+  return pg.linear(x, part(self.qkv.weight), part(self.qkv.bias))
+    :reshape(batch, length, last - first + 1, self.heads, width / self.heads):permute(3, 1, 4, 2, 5)
+end
+function nn.Attention:forward(x, mask, prefix, at)
+  local batch, _, width = unpack(x:shape())
+  local q, k, v
+  if at then
+    util.check(not mask, "nn.Attention: takes a mask or a single token, not both")
+    local kv = self:project(x, 2, 3)
+    q, k, v = self:project(nn.token(x, at), 1, 1):select(1, 1), kv:select(1, 1), kv:select(1, 2)
+    mask = self.causal and past(x, at, prefix and prefix[1]:size(2) or 0)
+  else
+    local qkv = self:project(x, 1, 3)
+    q, k, v = qkv:select(1, 1), qkv:select(1, 2), qkv:select(1, 3)
+  end
   if prefix then
     local function heads(t) return t:reshape(batch, t:size(2), self.heads, width / self.heads):transpose(2, 3) end
     k, v = pg.cat({ heads(prefix[1]), k }, 3), pg.cat({ heads(prefix[2]), v }, 3)
   end
-  local y = pg.attention(q, k, v, mask, { causal = self.causal })
-  return self.proj(y:transpose(2, 3):reshape(batch, length, width))
+  local y = pg.attention(q, k, v, mask or nil, { causal = self.causal and not at })
+  return self.proj(y:transpose(2, 3):reshape(batch, q:size(3), width))
 end
 
 --- nn.MLP(width, hidden, {act = "gelu", outputs = width, bias = true, init = "normal", std = 0.02}): two linear layers

@@ -14,11 +14,13 @@ local CLASSES = 100
 
 local rows = {}
 
---- A training step: zero_grad, forward, backward, AdamW; with "recompute" as the last argument, activations again in backward.
-function rows.vit(name, batch, recompute)
+--- A training step: zero_grad, forward, backward, AdamW. As the recipes take it the last block works for the class token
+--- alone; how = "all": for every token, as PyTorch's models do; "recompute": that too, and activations again in backward.
+function rows.vit(name, batch, how)
   local config = VIT[name]
   local model, head = pg.models.vit(config), pg.models.head(config.width, CLASSES)
-  pg.models.recompute(model, recompute == "recompute")
+  pg.models.recompute(model, how == "recompute")
+  local depths = how and { config.depth } -- these tokens are wanted
   local images, labels = pg.randn(batch, 3, config.image, config.image), {}
   for i = 1, batch do labels[i] = (i - 1) % CLASSES + 1 end
   labels = pg.tensor(labels, { dtype = "int32" })
@@ -28,7 +30,7 @@ function rows.vit(name, batch, recompute)
   return function()
     return timing.clock(function()
       opt:zero_grad()
-      pg.cross_entropy(head(model(images)), labels):backward()
+      pg.cross_entropy(head((model:forward_features(images, depths))), labels):backward()
       opt:step()
     end)
   end

@@ -68,6 +68,32 @@ describe("nn", function()
     assert.is_true(near(layer(x), layer.proj(plain:transpose(2, 3):reshape(2, 5, 8))))
   end)
 
+  it("Attention for one token is a row of Attention for all, gradients too", function()
+    for _, causal in ipairs { false, true } do
+      local layer = nn.Attention(8, 2, { causal = causal }):to "float64"
+      local x, before = pg.randn(3, 5, 8):to "float64", pg.randn(3, 2, 8):to "float64"
+      for _, prefix in ipairs { {}, { before, before * 2 } } do
+        prefix = prefix[1] and prefix
+        for _, at in ipairs { 1, 4, pg.tensor({ 2, 5, 1 }, { dtype = "int32" }) } do
+          local function gradients(y)
+            local leaves, list = layer:parameters(), {}
+            layer:zero_grad()
+            y:pow(3):sum():backward()
+            for i, p in ipairs(leaves) do list[i] = p.grad end
+            return list
+          end
+          local all, one = nn.token(layer(x, nil, prefix), at), layer(x, nil, prefix, at)
+          assert.are.same({ 3, 1, 8 }, one:shape())
+          assert.is_true(near(all, one, 1e-12))
+          local expected = gradients(all)
+          for i, grad in ipairs(gradients(one)) do assert.is_true(near(expected[i], grad, 1e-10)) end
+        end
+      end
+    end
+    assert.matches("takes a mask or a single token", message(nn.Attention(8, 2), pg.randn(1, 2, 8), pg.zeros(2, 2), nil, 1),
+      1, true)
+  end)
+
   it("Embedding takes positions of any shape", function()
     local table_, ids = nn.Embedding(5, 3), pg.tensor({ { 1, 5 }, { 2, 2 } }, { dtype = "int32" })
     local y = table_(ids)
@@ -97,6 +123,27 @@ describe("models", function()
     assert.is_true(near(model(images), feature, 1e-12))
     pg.models.head(16, 4)(feature):sum():backward()
     for name, p in model:named_parameters() do assert.is_truthy(p.grad, name) end
+  end)
+
+  it("a vit's last block works for the class token alone, unless its tokens are asked for", function()
+    local model, images = pg.models.vit(small):to "float64", pg.randn(3, 3, 8, 8):to "float64"
+    local function run(depths)
+      model:zero_grad()
+      local linear, rows = pg.linear, 0
+      pg.linear = function(x, ...) rows = rows + x:numel() / x:size(-1) return linear(x, ...) end
+      local feature = model:forward_features(images, depths)
+      pg.linear = linear
+      feature:pow(3):sum():backward()
+      local grads = {}
+      for name, p in model:named_parameters() do grads[name] = p.grad end
+      return feature, grads, rows
+    end
+    local all, expected, most = run { 2 }
+    local one, found, least = run()
+    assert.is_true(near(all, one, 1e-12))
+    for name, grad in pairs(expected) do assert.is_true(near(grad, found[name], 1e-10), name) end
+    -- four layers of the last block for 3 tokens in place of 15, its packed projection for either
+    assert.are.equal(most - 3 * 12 + 3, least)
   end)
 
   it("the gradient of a whole vit is right, with either activation", function()

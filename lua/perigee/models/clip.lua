@@ -124,10 +124,9 @@ function Clip:encode_embedded(x, eos, options)
   util.check(pg.is_tensor(eos) and eos:dim() == 1 and eos:size(1) == count, "clip: needs the ends of %d texts", count)
   util.check(eos:min():item() >= 1 and eos:max():item() <= length, "clip: texts of %d tokens end at 1 to %d, not at %d",
     length, length, eos:min():item() < 1 and eos:min():item() or eos:max():item())
-  x = transformer.walk("clip", text.blocks, x + text.positions:narrow(2, 1, length), nil, options)
-  local grown = x:size(2) - length
-  local rows = eos + (pg.arange(count, { device = eos:device() }) - 1) * (length + grown) + grown
-  return text.projection(text.norm(x:reshape(count * (length + grown), o.width):index(1, rows)))
+  local function ends(grown) return eos + (grown:size(2) - length) end
+  x = x + text.positions:narrow(2, 1, length)
+  return text.projection(text.norm((transformer.walk("clip", text.blocks, x, nil, options, ends))))
 end
 
 --- Features of texts in the shared space, not yet of length one. What follows the last end token cannot be seen by any

@@ -31,8 +31,9 @@ function Block:init(o)
   self.mlp = o.swiglu and SwiGLU(o.width, o.hidden) or nn.MLP(o.width, o.hidden, { act = o.act })
   if o.scale then self.scale2 = pg.full({ o.width }, o.scale) end
 end
-function Block:forward(x, prefix)
-  local change = self.attention(self.norm1(x), nil, prefix)
+function Block:forward(x, prefix, at) -- with `at` that token alone, (B, 1, D); of the others it needs keys and values
+  local change = self.attention(self.norm1(x), nil, prefix, at)
+  if at then x = nn.token(x, at) end
   x = x + (self.scale1 and change * self.scale1 or change)
   change = self.mlp(self.norm2(x))
   return x + (self.scale2 and change * self.scale2 or change)
@@ -77,9 +78,11 @@ end
 -- @param depths   list of blocks after which the tokens are wanted, 0 being before the first; or nil
 -- @param options  {prompts = function(layer, x) -> x, prefix}: called before block `layer`, 1 being the first; prefix, if
 --   any, goes to its attention (nn.Attention); or nil
--- @return the tokens after the last block, and a list of those asked for, in the order of `depths`
+-- @param at       which token of each sequence is wanted at the end, as nn.token takes it, or a function of the tokens
+--   before the last block that says which; the last block computes that one alone, unless its tokens are asked for
+-- @return token `at` after the last block (B, D), and a list of the tokens asked for, in the order of `depths`
 -- @raises on a depth that does not exist, and on prompts that return something else than tokens
-function transformer.walk(where, blocks, x, depths, options)
+function transformer.walk(where, blocks, x, depths, options, at)
   local wanted, maps, last = {}, {}, #blocks
   local prompts = options and util.options(where, options, { prompts = util.none }).prompts
   for at, depth in ipairs(depths or {}) do
@@ -92,17 +95,21 @@ function transformer.walk(where, blocks, x, depths, options)
     if depth > 0 then
       local prefix
       if prompts then x, prefix = prompted(where, prompts, depth, x) end
-      local block, before = blocks[depth], x
-      if block.recompute then x = pg.checkpoint(block, x, prefix)
+      local block, before, only = blocks[depth], x, nil
+      if depth == last then
+        if type(at) == "function" then at = at(x) end
+        only = not wanted[last] and at or nil
+      end
+      if block.recompute then x = pg.checkpoint(block, x, prefix, only)
       else -- a block's own tensors are let go of at once, but for what backward needs: a sixth of a step
-        x = pg.scope(function() return block(before, prefix) end)
+        x = pg.scope(function() return block(before, prefix, only) end)
       end
       -- nobody else has it, and the collector would leave it until the next step's
       if depth > 1 and not prompts and not wanted[depth - 1] then before:free() end
     end
     for _, at in ipairs(wanted[depth] or {}) do maps[at] = x end
   end
-  return x, maps
+  return (wanted[last] and nn.token(x, at) or x):select(2, 1), maps
 end
 
 -- ---- configurations -------------------------------------------------------------------------------------------------

@@ -127,8 +127,8 @@ end
 -- @return (B, width) feature, and a list of token maps (B, tokens + 1, D), one for each depth asked for, in that order
 -- @raises on a depth that does not exist, on images of another shape
 function ViT:forward_features(images, depths, options)
-  local x, maps = transformer.walk(self.family, self.blocks, self:embed(images), depths, options)
-  local feature = self.norm(x:select(2, 1))
+  local token, maps = transformer.walk(self.family, self.blocks, self:embed(images), depths, options, 1)
+  local feature = self.norm(token)
   return self.projection and self.projection(feature) or feature, maps
 end
 
