@@ -28,6 +28,7 @@ typedef struct product {
   int64_t start_row;
   float *c;
   int64_t ldc;
+  float *sums; /* of op(A)'s rows, made while they are packed; or NULL */
 } product;
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
@@ -66,6 +67,15 @@ AVX512 static void pack(const float *x, int64_t line, int64_t inner, int64_t lin
         if (p + i < to) _mm512_storeu_si512(column + (p + i) * wide, r[i]);
     }
   }
+}
+
+/* Adds up a panel of op(A), k of each of `rows` rows, and what is there already where `again`. */
+AVX512 static void sum_panel(const float *panel, int64_t k, int64_t rows, bool again, float *sums) {
+  __mmask16 lanes = pg_first_lanes(rows);
+  __m512 sum[4] = {again ? _mm512_maskz_loadu_ps(lanes, sums) : _mm512_setzero_ps()};
+  for (int i = 1; i < 4; i++) sum[i] = _mm512_setzero_ps();
+  for (int64_t p = 0; p < k; p++) sum[p % 4] = _mm512_add_ps(sum[p % 4], _mm512_loadu_ps(panel + p * LANES));
+  _mm512_mask_storeu_ps(sums, lanes, _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
 }
 
 /* ---- a tile ----------------------------------------------------------------------------------------------------- */
@@ -177,6 +187,8 @@ static void chunk(const product *s, int64_t p0, int64_t k, int64_t j0, int64_t c
       if (pack_a) {
         pack(a.x, s->a_row, s->a_inner, rows, k, 0, k, LANES, own);
         a.x = own, a.row = 1, a.inner = LANES;
+        for (int64_t l = 0; s->sums && j0 + j == 0 && l < rows; l += LANES)
+          sum_panel(own + l * k, k, rows - l, p0 > 0, s->sums + i + l);
       }
       block(s, &a, b + j * k, k, p0 > 0, i, rows, j0 + j, PG_MIN(wide, columns - j));
     }
@@ -211,27 +223,39 @@ static void multiply_small(const product *s) {
   block(s, &(left){s->a, s->a_row, s->a_inner, false}, b, s->k, false, 0, s->m, 0, s->n);
 }
 
+static bool is_small(const product *s) { return up(s->n, LANES) * s->k <= SMALL && s->m * s->k <= 4 * SMALL; }
+
 static bool run(const product *s) {
   if (!s->k || !pg_has_avx512()) return false;
-  if (up(s->n, LANES) * s->k <= SMALL && s->m * s->k <= 4 * SMALL) return multiply_small(s), true;
+  if (is_small(s)) return multiply_small(s), true;
   return multiply(s);
 }
 
 bool pg_gemm_avx512(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                     const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
-  product s = {a, b, ta ? 1 : lda, ta ? lda : 1, tb ? 1 : ldb, tb ? ldb : 1, m, n, k, alpha, beta, c, ldc, c, ldc};
+  product s = {a,   b, ta ? 1 : lda, ta ? lda : 1, tb ? 1 : ldb, tb ? ldb : 1, m, n, k, alpha, beta, c,
+               ldc, c, ldc,          NULL};
   return run(&s);
+}
+
+bool pg_outer_avx512(int64_t rows, int64_t out, int64_t in, const float *dy, const float *x, float *dw, float *db) {
+  product s = {dy, x, 1, out, in, 1, out, in, rows, 1, 0, dw, in, dw, in, db};
+  return in > 0 && out > 1 && !is_small(&s) && run(&s); /* what is not packed is not summed */
 }
 
 bool pg_affine_avx512(int64_t rows, int64_t out, int64_t in, const float *x, const float *w, const float *bias,
                       float *y) {
-  product s = {x, w, in, 1, 1, in, rows, out, in, 1, bias ? 1 : 0, bias, 0, y, out};
+  product s = {x, w, in, 1, 1, in, rows, out, in, 1, bias ? 1 : 0, bias, 0, y, out, NULL};
   return run(&s);
 }
 
 #else
 bool pg_gemm_avx512(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                     const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
+  return false;
+}
+
+bool pg_outer_avx512(int64_t rows, int64_t out, int64_t in, const float *dy, const float *x, float *dw, float *db) {
   return false;
 }
 

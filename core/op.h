@@ -42,7 +42,8 @@ enum {                  /* flags of an op */
        PG_F_VIEW = 1,   /* forward is `view`: makes out[0] over in[0]'s storage */
        PG_F_RANDOM = 2, /* takes pg_numel(in[0]) numbers from the generator */
        PG_F_MIXED = 4,  /* inputs may differ in floating dtype; otherwise all floating inputs share one */
-       PG_F_HOST = 8    /* runs on the host whatever the device (image files and the like) */
+       PG_F_HOST = 8,   /* runs on the host whatever the device (image files and the like) */
+       PG_F_SUM = 16    /* out[0] is the sum of its inputs: its gradient is that of each which has its shape */
 };
 
 typedef struct pg_op {

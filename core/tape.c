@@ -322,12 +322,24 @@ static int check_node(const pg_node *n) {
   return PG_OK;
 }
 
-/* Takes the gradient over: the first one that arrives is kept as it is, the others are added to it. */
+/* A sum's gradient is that of several calls, and the caller's own may be one: nothing is added to those. */
+static bool is_shared(const pg_tensor *grad) { return atomic_load(&grad->storage->refs) > 1; }
+
+/* Takes the gradient over: the first one that arrives is kept as it is, and then what came is added up. */
 static int gather(pg_tensor **sum, pg_tensor *grad) {
   if (!*sum) return *sum = grad, PG_OK;
-  int status = pg_add_into(*sum, grad);
-  pg_release(grad);
-  return status;
+  pg_tensor *first = *sum;
+  int status = PG_OK;
+  if (!is_shared(first) || is_shared(grad)) first = grad, grad = *sum; /* into the one that nobody else reads */
+  if (is_shared(grad)) {
+    pg_tensor *own;
+    PG_TRY(pg_new_like(grad, &own));
+    status = pg_copy(own, grad);
+    pg_release(grad), grad = own;
+  }
+  if (!status) status = pg_add_into(grad, first);
+  pg_release(first);
+  return *sum = grad, status;
 }
 
 static int leaf_gather(pg_tensor *leaf, pg_tensor *grad) {
@@ -337,7 +349,9 @@ static int leaf_gather(pg_tensor *leaf, pg_tensor *grad) {
     if (status) return pg_release(grad), status;
     pg_release(leaf->grad), leaf->grad = flat;
   }
-  return gather(&leaf->grad, grad);
+  if (!leaf->grad) return leaf->grad = grad, PG_OK;
+  int status = pg_add_into(leaf->grad, grad); /* also where the caller holds it: that is its .grad */
+  return pg_release(grad), status;
 }
 
 /* A part's gradient is added where it belongs in the whole's, when that is there already and the part lies in one
@@ -347,7 +361,7 @@ static int add_part(pg_node *n, bool *added) {
   pg_tensor *whole = e->node ? e->node->grad[e->output] : NULL;
   *added = false;
   if (!(n->op->flags & PG_F_VIEW) || !whole || !n->grad[0] || !pg_is_contiguous(whole)) return PG_OK;
-  if (pg_numel(n->grad[0]) >= pg_numel(whole)) return PG_OK;
+  if (pg_numel(n->grad[0]) >= pg_numel(whole) || is_shared(whole)) return PG_OK;
   pg_call c = {.op = n->op, .n_in = 1, .in = &whole, .n_out = 1, .p = n->params};
   PG_TRY(n->op->view(&c));
   int status = PG_OK;
@@ -355,10 +369,32 @@ static int add_part(pg_node *n, bool *added) {
   return pg_release(c.out[0]), status;
 }
 
+static bool is_handed_on(const pg_node *n, int32_t i) {
+  return n->op->flags & PG_F_SUM && n->grad[0] && n->edges[i].node && pg_same_shape(n->in[i].t, n->grad[0]);
+}
+
+/* Hands a sum's gradient on to the calls whose results have its shape, as it is. What is left to do: *rest. */
+static int pass_on(pg_node *n, bool *rest) {
+  *rest = !(n->op->flags & PG_F_SUM) || !n->grad[0];
+  for (int32_t i = 0; i < n->n_in; i++) {
+    pg_edge *e = &n->edges[i];
+    if (!is_handed_on(n, i)) {
+      *rest |= e->node || e->leaf;
+      continue;
+    }
+    pg_tensor *same;
+    PG_TRY(pg_alias(n->grad[0], &same));
+    PG_TRY(gather(&e->node->grad[e->output], same));
+  }
+  return PG_OK;
+}
+
 static int run_node(pg_node *n) {
-  bool added;
+  bool added, rest;
   PG_TRY(add_part(n, &added));
   if (added) return PG_OK;
+  PG_TRY(pass_on(n, &rest));
+  if (!rest) return PG_OK;
   pg_call c = call_of(n);
   pg_tensor *few[2 * 8] = {0}, **room = few;
   if (n->n_in > 8 && !(room = calloc(2 * (size_t)n->n_in, sizeof *room)))
@@ -380,7 +416,8 @@ static int run_node(pg_node *n) {
       status = value_of(n, i, info->flags & PG_STRIDED, &c.in[i]);
     else
       c.in[i] = pg_retain(n->in[i].t);
-    if (!status && (n->edges[i].node || n->edges[i].leaf)) status = pg_new_like(c.in[i], &c.grad_in[i]);
+    bool flows = (n->edges[i].node || n->edges[i].leaf) && !is_handed_on(n, i);
+    if (!status && flows) status = pg_new_like(c.in[i], &c.grad_in[i]);
     if (!(info->flags & PG_LIST)) info++;
   }
   if (!status) status = n->backward(&c);

@@ -239,7 +239,7 @@ static int pow_scalar_shape(pg_call *c) {
     [PG_FLOAT32] = name##_forward_f32, [PG_FLOAT64] = name##_forward_f64, [PG_INT32] = name##_int32_t,                 \
     [PG_UINT8] = name##_uint8_t                                                                                        \
   }
-#define BINARY_OP(NAME, DOC, SHAPE, NEEDS, ...)                                                                        \
+#define BINARY_OP(NAME, FLAGS, DOC, SHAPE, NEEDS, ...)                                                                 \
   const pg_op pg_op_##NAME = {                                                                                         \
       .info = {.name = #NAME,                                                                                          \
                .doc = DOC,                                                                                             \
@@ -248,30 +248,31 @@ static int pow_scalar_shape(pg_call *c) {
                .outputs = PG_ARGS({"z", 0, "the broadcast shape"}),                                                    \
                .samples = PG_SAMPLES(__VA_ARGS__),                                                                     \
                .method = 1},                                                                                           \
+      .flags = FLAGS,                                                                                                  \
       .shape = SHAPE,                                                                                                  \
       .needs = NEEDS,                                                                                                  \
       .forward = KERNELS(NAME),                                                                                        \
       .backward = PG_REALS(NAME##_backward)};
 #define BOTH (PG_NEED_IN(0) | PG_NEED_IN(1))
-BINARY_OP(add, "a + b, with broadcasting; integers wrap around", binary_shape, 0, "{a = randn(3, 4), b = randn(3, 4)}",
-          "{a = randn(2, 3, 4), b = randn(4)}", "{a = randn(3, 1), b = randn(1, 4)}",
-          "{a = randn(2, 3, 4), b = randn(2, 1, 1)}")
-BINARY_OP(sub, "a - b, with broadcasting; integers wrap around", binary_shape, 0, "{a = randn(3, 4), b = randn(4)}",
+BINARY_OP(add, PG_F_SUM, "a + b, with broadcasting; integers wrap around", binary_shape, 0,
+          "{a = randn(3, 4), b = randn(3, 4)}", "{a = randn(2, 3, 4), b = randn(4)}",
+          "{a = randn(3, 1), b = randn(1, 4)}", "{a = randn(2, 3, 4), b = randn(2, 1, 1)}")
+BINARY_OP(sub, 0, "a - b, with broadcasting; integers wrap around", binary_shape, 0, "{a = randn(3, 4), b = randn(4)}",
           "{a = randn(4), b = randn(2, 1, 4)}")
-BINARY_OP(mul, "a * b, with broadcasting; integers wrap around", binary_shape, BOTH,
+BINARY_OP(mul, 0, "a * b, with broadcasting; integers wrap around", binary_shape, BOTH,
           "{a = randn(3, 4), b = randn(3, 4)}", "{a = randn(2, 3, 4), b = randn(3, 1)}",
           "{a = randn(2, 3, 2, 4), b = randn(3, 1, 4)}")
-BINARY_OP(div, "a / b, with broadcasting; integers truncate towards 0, and an integer b of 0 is an error", div_shape,
+BINARY_OP(div, 0, "a / b, with broadcasting; integers truncate towards 0, and an integer b of 0 is an error", div_shape,
           BOTH, "{a = randn(3, 4), b = uniform(0.5, 2, 3, 4)}", "{a = randn(4), b = uniform(1, 2, 3, 4)}",
           "{a = ints(9, 3, 4), b = ints(3, 4)}")
-BINARY_OP(pow, "a ^ b, with broadcasting; integers wrap around and take no negative exponent", pow_shape, BOTH,
+BINARY_OP(pow, 0, "a ^ b, with broadcasting; integers wrap around and take no negative exponent", pow_shape, BOTH,
           "{a = uniform(0.5, 2, 3, 4), b = randn(4)}", "{a = ints(9, 3, 4), b = ints(3, 4)}")
-BINARY_OP(maximum, "the greater of a and b, with broadcasting; NaN wins; equal ones share the gradient", binary_shape,
-          BOTH, "{a = randn(3, 4), b = randn(4)}")
-BINARY_OP(minimum, "the lesser of a and b, with broadcasting; NaN wins; equal ones share the gradient", binary_shape,
+BINARY_OP(maximum, 0, "the greater of a and b, with broadcasting; NaN wins; equal ones share the gradient",
+          binary_shape, BOTH, "{a = randn(3, 4), b = randn(4)}")
+BINARY_OP(minimum, 0, "the lesser of a and b, with broadcasting; NaN wins; equal ones share the gradient", binary_shape,
           BOTH, "{a = randn(3, 4), b = randn(4)}")
 
-#define SCALAR_OP(NAME, DOC, SHAPE, NEEDS, ...)                                                                        \
+#define SCALAR_OP(NAME, FLAGS, DOC, SHAPE, NEEDS, ...)                                                                 \
   const pg_op pg_op_##NAME = {                                                                                         \
       .info = {.name = #NAME,                                                                                          \
                .doc = DOC,                                                                                             \
@@ -281,12 +282,15 @@ BINARY_OP(minimum, "the lesser of a and b, with broadcasting; NaN wins; equal on
                    PG_PARAMS(PG_NUM("value", NAN, 0, 0, "the number; one of x's dtype where that is an integer")),     \
                .samples = PG_SAMPLES(__VA_ARGS__),                                                                     \
                .method = 1},                                                                                           \
+      .flags = FLAGS,                                                                                                  \
       .shape = SHAPE,                                                                                                  \
       .needs = NEEDS,                                                                                                  \
       .forward = KERNELS(NAME),                                                                                        \
       .backward = PG_REALS(NAME##_backward)};
-SCALAR_OP(add_scalar, "x + value", scalar_shape, 0, "{x = randn(3, 4), value = 2.5}", "{x = ints(9, 3, 4), value = -7}")
-SCALAR_OP(mul_scalar, "x * value", scalar_shape, 0, "{x = randn(3, 4), value = -3}", "{x = bytes(9, 5), value = 7}")
-SCALAR_OP(pow_scalar, "x ^ value; integers wrap around and take no negative exponent", pow_scalar_shape, PG_NEED_IN(0),
-          "{x = uniform(0.5, 2, 3, 4), value = 1.7}", "{x = randn(5), value = 2}", "{x = ints(9, 5), value = 3}")
+SCALAR_OP(add_scalar, PG_F_SUM, "x + value", scalar_shape, 0, "{x = randn(3, 4), value = 2.5}",
+          "{x = ints(9, 3, 4), value = -7}")
+SCALAR_OP(mul_scalar, 0, "x * value", scalar_shape, 0, "{x = randn(3, 4), value = -3}", "{x = bytes(9, 5), value = 7}")
+SCALAR_OP(pow_scalar, 0, "x ^ value; integers wrap around and take no negative exponent", pow_scalar_shape,
+          PG_NEED_IN(0), "{x = uniform(0.5, 2, 3, 4), value = 1.7}", "{x = randn(5), value = 2}",
+          "{x = ints(9, 5), value = 3}")
 #endif

@@ -4,31 +4,36 @@
  * three products are rounded to bfloat16 (gemm_bf16.c); db is summed from dy as it is. */
 #ifdef REAL
 
-PG_SIMD static void K(add_row)(int64_t n, const real *restrict x, real *restrict sum) {
-  for (int64_t i = 0; i < n; i++) sum[i] += x[i];
-}
-
 static int K(linear_forward)(pg_call *c) {
   int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
   return K(affine)(rows, out, in, PG_AT(real, c->in[0]), PG_AT(real, c->in[1]), c->in[2] ? PG_AT(real, c->in[2]) : NULL,
                    PG_AT(real, c->out[0]));
 }
 
-static int K(linear_backward)(pg_call *c) {
+PG_SIMD static void K(add_row)(int64_t n, const real *restrict x, real *restrict sum) {
+  for (int64_t i = 0; i < n; i++) sum[i] += x[i];
+}
+
+/* db, where nobody made it on the way: each thread has its own columns, so that the order of the sums is fixed. */
+static void K(sum_rows)(int64_t rows, int64_t out, const real *dy, real *db) {
   enum { BLOCK = 128 };
-  int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
-  const real *dy = PG_AT(real, c->grad_out[0]);
-  if (c->grad_in[0])
-    PG_TRY(K(product)(0, 0, rows, in, out, 1, dy, out, PG_AT(real, c->in[1]), in, 0, PG_AT(real, c->grad_in[0]), in));
-  if (c->grad_in[1])
-    PG_TRY(K(product)(1, 0, out, in, rows, 1, dy, out, PG_AT(real, c->in[0]), in, 0, PG_AT(real, c->grad_in[1]), in));
-  if (!c->in[2] || !c->grad_in[2]) return PG_OK;
-  real *db = PG_AT(real, c->grad_in[2]);
   memset(db, 0, sizeof(real) * (size_t)out);
 #pragma omp parallel for schedule(static) if (rows * out > 32768)
-  for (int64_t from = 0; from < out; from += BLOCK) /* each thread its own columns: the order of the sum is fixed */
+  for (int64_t from = 0; from < out; from += BLOCK)
     for (int64_t r = 0; r < rows && !pg_stopping(); r++)
       K(add_row)(PG_MIN(BLOCK, out - from), dy + r * out + from, db + from);
+}
+
+static int K(linear_backward)(pg_call *c) {
+  int64_t in = c->in[1]->shape[1], out = c->in[1]->shape[0], rows = rows_of(c->in[0]);
+  const real *dy = PG_AT(real, c->grad_out[0]);
+  real *dw = c->grad_in[1] ? PG_AT(real, c->grad_in[1]) : NULL;
+  real *db = c->in[2] && c->grad_in[2] ? PG_AT(real, c->grad_in[2]) : NULL;
+  if (c->grad_in[0])
+    PG_TRY(K(product)(0, 0, rows, in, out, 1, dy, out, PG_AT(real, c->in[1]), in, 0, PG_AT(real, c->grad_in[0]), in));
+  if (dw && db && K(both)(rows, out, in, dy, PG_AT(real, c->in[0]), dw, db)) return PG_OK;
+  if (dw) PG_TRY(K(product)(1, 0, out, in, rows, 1, dy, out, PG_AT(real, c->in[0]), in, 0, dw, in));
+  if (db) K(sum_rows)(rows, out, dy, db);
   return PG_OK;
 }
 
@@ -46,6 +51,8 @@ static int64_t rows_of(const pg_tensor *x) {
 #define product_f64 pg_gemm_f64
 #define affine_f32 (c->bf16 ? pg_affine_bf16 : pg_affine_f32)
 #define affine_f64 pg_affine_f64
+#define both_f32(...) (!c->bf16 && pg_outer_avx512(__VA_ARGS__))
+#define both_f64(...) false
 
 #define REALS_FILE "ops/linear.c"
 #include "../reals.h"

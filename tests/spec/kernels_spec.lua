@@ -109,6 +109,14 @@ describe("one thread and two give the same bits", function()
     end)
   end)
 
+  it("in linear's gradients", function()
+    both(function()
+      local w, b = pg.randn(70, 90):requires_grad_(true), pg.zeros(70):requires_grad_(true)
+      pg.linear(pg.randn(1700, 90), w, b):backward(pg.randn(1700, 70))
+      return pg.cat({ w.grad:reshape(6300), b.grad }, 1)
+    end)
+  end)
+
   it("in the norm that clipping returns", function()
     both(function()
       local p = pg.zeros(300, 400):requires_grad_(true)
@@ -127,6 +135,47 @@ it("backward leaves the gradient that it was given as it was", function()
   local before = g:totable()
   pooling:backward(g)
   assert.are.same(before, g:totable())
+end)
+
+-- What a sum gets from behind it is handed on as it is to both sides: nothing may be added to it there.
+describe("the gradient of a sum", function()
+  local function leaf(...) return pg.randn(...):to("float64"):requires_grad_(true) end
+
+  it("goes to each of them, however often one stands in it", function()
+    pg.gradcheck(function(t, u)
+      local a, b = t * t, t * u
+      local c = a:tanh() -- newer than b: what it adds to a's must not reach b's, which is the same sum's
+      local d = (a + b) + c + (c + c) + 1
+      return (d + (d + a * u) * d + u):tanh():sum()
+    end, { pg.randn(3, 4):to "float64", pg.randn(4):to "float64" })
+  end)
+
+  it("leaves what backward was given, and what another pass finds, as it was", function()
+    local x = leaf(3, 4)
+    local a = x * 2
+    local y = a * a + (a + a)
+    local g = pg.randn(3, 4, { dtype = "float64" })
+    local before = g:totable()
+    y:backward { grad = g, retain = true }
+    local once = x.grad:totable()
+    y:backward(g)
+    assert.are.same(before, g:totable())
+    local twice = x.grad:totable()
+    for i, row in ipairs(once) do
+      for j, value in ipairs(row) do assert.is_true(math.abs(2 * value - twice[i][j]) < 1e-12) end
+    end
+  end)
+
+  it("adds to a leaf's own gradient alone", function()
+    local x, y = leaf(3), leaf(3)
+    local g = pg.ones(3, { dtype = "float64" })
+    x.grad = g
+    local sum = x + y
+    pg.add(sum, sum):sum():backward()
+    assert.are.same({ 3, 3, 3 }, x.grad:totable())
+    assert.are.same({ 3, 3, 3 }, g:totable()) -- it is x's gradient
+    assert.are.same({ 2, 2, 2 }, y.grad:totable())
+  end)
 end)
 
 -- Sizes on both sides of what the kernel divides by: tiles of 8 rows, panels of 48 columns of 16 lanes, stretches of 1,600
@@ -159,6 +208,22 @@ describe("matrix products in float32", function()
       local x, w, b = pg.randn(m, k), pg.randn(n, k), pg.randn(n)
       local wrong = pg.linear(x, w, b) - (x:matmul(w:t()) + b)
       assert.is_true(wrong:abs():max():item() < 1e-6 * k ^ 0.5 * 8)
+    end
+  end)
+
+  it("give the sums of linear's gradient on the way", function() -- rows and outputs on both sides of a panel
+    for _, size in ipairs { { 900, 100, 70 }, { 1601, 17, 64 }, { 500, 1, 80 }, { 12, 30, 20 }, { 700, 33, 1 }, { 64, 0, 40 },
+      { 0, 5, 4 } } do
+      local rows, out, inputs = unpack(size)
+      local x, dy = pg.randn(rows, inputs), pg.randn(rows, out)
+      local w, b = pg.randn(out, inputs):requires_grad_(true), pg.randn(out):requires_grad_(true)
+      pg.linear(x, w, b):backward(dy)
+      local dw, db = dy:to("float64"):t():matmul(x:to "float64"), dy:to("float64"):sum(1)
+      if out > 0 then
+        local most = 1e-5 * math.max(1, rows) ^ 0.5
+        assert.is_true((w.grad:to "float64" - dw):abs():max():item() < most)
+        assert.is_true((b.grad:to "float64" - db):abs():max():item() < most)
+      end
     end
   end)
 
