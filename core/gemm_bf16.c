@@ -10,6 +10,7 @@
  * columns then stays in 24 registers through the whole inner dimension, so that C is written once, and every element is
  * one sum in one order, whatever the number of threads. */
 #include "core.h"
+#include "share.h"
 #include <omp.h>
 
 typedef struct operand { /* line l at inner position p is x[l * line + p * inner]; one of the two steps is 1 */
@@ -69,10 +70,18 @@ static int emulated(const product *p) {
 #define BF16_CPU __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #define BF16_INLINE BF16_CPU static inline __attribute__((always_inline))
 
+/* `past`: past the caches, for what all threads read (gemm_f32.c says why). */
+BF16_INLINE void put(uint32_t *to, __m512i values, bool past) {
+  if (past)
+    _mm512_stream_si512((void *)to, values);
+  else
+    _mm512_storeu_si512(to, values);
+}
+
 BF16_INLINE __m512i pack_two(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
 /* Strip s of an operand whose lines are runs of memory. */
-BF16_CPU static void pack_runs(const operand *o, int64_t k, int64_t s, uint32_t *out) {
+BF16_CPU static void pack_runs(const operand *o, int64_t k, int64_t s, uint32_t *out, bool past) {
   int64_t lines = PG_MIN(STRIP, o->lines - s * STRIP);
   const float *x = o->x + s * STRIP * o->line;
   for (int64_t p = 0; p < k; p += 32) {
@@ -88,7 +97,7 @@ BF16_CPU static void pack_runs(const operand *o, int64_t k, int64_t s, uint32_t 
     int64_t pairs = (PG_MIN(k - p, 32) + 1) / 2;
     if (pairs == 16) {
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + (p / 2 + i) * STRIP, r[i]);
+      for (int i = 0; i < 16; i++) put(out + (p / 2 + i) * STRIP, r[i], past);
     } else {
       __m512i left[16];
       for (int i = 0; i < 16; i++) left[i] = r[i];
@@ -98,7 +107,7 @@ BF16_CPU static void pack_runs(const operand *o, int64_t k, int64_t s, uint32_t 
 }
 
 /* Strips s to last - 1 of an operand whose inner positions are runs of memory. */
-BF16_CPU static void pack_across(const operand *o, int64_t k, int64_t s, int64_t last, uint32_t *out) {
+BF16_CPU static void pack_across(const operand *o, int64_t k, int64_t s, int64_t last, uint32_t *out, bool past) {
   enum { AHEAD = 4 }; /* pairs */
   const __m512i mix = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
                                        5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -112,18 +121,18 @@ BF16_CPU static void pack_across(const operand *o, int64_t k, int64_t s, int64_t
       __mmask16 there = pg_first_lanes(o->lines - t * STRIP);
       __m512 low = _mm512_maskz_loadu_ps(there, x + t * STRIP);
       __m512 high = _mm512_maskz_loadu_ps(second ? there : 0, x + t * STRIP + (second ? o->inner : 0));
-      _mm512_storeu_si512(out + ((t - s) * pairs + p) * STRIP, _mm512_permutexvar_epi16(mix, pack_two(low, high)));
+      put(out + ((t - s) * pairs + p) * STRIP, _mm512_permutexvar_epi16(mix, pack_two(low, high)), past);
     }
   }
 }
 
 /* Strips s to last - 1, one after the other. */
-BF16_CPU static void pack(const operand *o, int64_t k, int64_t s, int64_t last, uint32_t *out) {
+BF16_CPU static void pack(const operand *o, int64_t k, int64_t s, int64_t last, uint32_t *out, bool past) {
   int64_t pairs = (k + 1) / 2;
   if (o->inner != 1)
-    pack_across(o, k, s, last, out);
+    pack_across(o, k, s, last, out, past);
   else
-    for (; s < last; s++, out += pairs * STRIP) pack_runs(o, k, s, out);
+    for (; s < last; s++, out += pairs * STRIP) pack_runs(o, k, s, out, past);
 }
 
 /* rows (at most 8) by 16 (n - 1) + what `last` says of C, from half a strip of A and n strips of B. */
@@ -213,24 +222,29 @@ static shares shares_of(const product *p) {
 static int by_kernel(const product *p) {
   enum { AT_ONCE = 8 };
   shares s = shares_of(p);
-  int64_t step = (p->k + 1) / 2 * STRIP, sa = strips_of(&p->a), sb = strips_of(&p->b);
-  size_t bytes = sizeof(uint32_t) * (size_t)((sb + s.threads * s.high) * step);
-  uint32_t *b = pg_scratch_alloc(bytes), *blocks = b + sb * step;
-  if (!b) return pg_fail(PG_ERR_MEMORY, "matrix product in bfloat16: out of memory");
+  int64_t step = (p->k + 1) / 2 * STRIP, sa = strips_of(&p->a), sb = strips_of(&p->b), tasks = s.blocks * s.groups;
+  size_t bytes = sizeof(pg_share) * (size_t)s.threads + sizeof(uint32_t) * (size_t)((sb + s.threads * s.high) * step);
+  pg_share *taken = pg_scratch_alloc(bytes);
+  if (!taken) return pg_fail(PG_ERR_MEMORY, "matrix product in bfloat16: out of memory");
+  uint32_t *b = (uint32_t *)(taken + s.threads), *blocks = b + sb * step;
+  pg_share_out(taken, s.threads);
 #pragma omp parallel num_threads(s.threads) if (s.threads > 1)
   {
-    uint32_t *a = blocks + (s.threads > 1 ? omp_get_thread_num() : 0) * s.high * step;
-#pragma omp for schedule(dynamic)
-    for (int64_t t = 0; t < sb; t += AT_ONCE) pack(&p->b, p->k, t, PG_MIN(t + AT_ONCE, sb), b + t * step);
-#pragma omp for schedule(dynamic)
-    for (int64_t t = 0; t < s.blocks * s.groups; t++) {
+    int me = s.threads > 1 ? omp_get_thread_num() : 0;
+    uint32_t *a = blocks + me * s.high * step;
+#pragma omp for schedule(static) nowait
+    for (int64_t t = 0; t < sb; t += AT_ONCE)
+      pack(&p->b, p->k, t, PG_MIN(t + AT_ONCE, sb), b + t * step, s.threads > 1);
+    _mm_sfence(); /* what went past the caches is there */
+#pragma omp barrier
+    for (int64_t t; (t = pg_share_next(taken, s.threads, me, tasks)) >= 0;) {
       int64_t i = t / s.groups * s.high, j = t % s.groups * s.wide;
       if (pg_stopping()) continue;
-      pack(&p->a, p->k, i, PG_MIN(i + s.high, sa), a);
+      pack(&p->a, p->k, i, PG_MIN(i + s.high, sa), a, false);
       block(p, a, b, i * STRIP, PG_MIN(s.high * STRIP, p->a.lines - i * STRIP), j, PG_MIN(s.wide, p->b.lines - j));
     }
   }
-  pg_scratch_free(b, bytes);
+  pg_scratch_free(taken, bytes);
   return PG_OK;
 }
 

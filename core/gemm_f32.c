@@ -6,6 +6,7 @@
  * dimension, so that C is neither cleared first nor read when beta is 0. Every element is one sum in one order, which
  * depends neither on the number of threads nor on where in C it stands. */
 #include "core.h"
+#include "share.h"
 #include <omp.h>
 #ifdef PG_X86
 #include "avx512.h"
@@ -33,11 +34,20 @@ typedef struct product {
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
+/* `past`: past the caches. Memory that other cores have read must be taken from each of their caches before it is
+ * written, which costs more than the way through memory; who packs for itself alone keeps it near. */
+AVX512_INLINE void put(float *to, __m512i values, bool past) {
+  if (past)
+    _mm512_stream_si512((void *)to, values);
+  else
+    _mm512_store_si512(to, values);
+}
+
 /* Lines become columns: line l at position p, x[l * line + p * inner] with one of the two steps 1, goes to column
  * l % width, row p of panel l / width. Panels have k rows of `width`, the last one of as many as its lines need, to the
  * next multiple of 16; missing lines are zeros. Positions from..to - 1. */
 AVX512 static void pack(const float *x, int64_t line, int64_t inner, int64_t lines, int64_t k, int64_t from, int64_t to,
-                        int64_t width, float *out) {
+                        int64_t width, float *out, bool past) {
   if (inner != 1) { /* rows of memory: read one after the other */
     for (int64_t p = from; p < to; p++)
       for (int64_t l = 0; l < lines; l += width) {
@@ -46,7 +56,7 @@ AVX512 static void pack(const float *x, int64_t line, int64_t inner, int64_t lin
         float *row = out + l * k + p * wide;
         for (int64_t i = 0; i < wide; i += LANES) {
           _mm_prefetch(source + i + AHEAD * inner, _MM_HINT_T0);
-          _mm512_storeu_ps(row + i, _mm512_maskz_loadu_ps(pg_first_lanes(lines - l - i), source + i));
+          put(row + i, _mm512_maskz_loadu_epi32(pg_first_lanes(lines - l - i), source + i), past);
         }
       }
     return;
@@ -64,7 +74,7 @@ AVX512 static void pack(const float *x, int64_t line, int64_t inner, int64_t lin
       pg_transpose_16(r);
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++)
-        if (p + i < to) _mm512_storeu_si512(column + (p + i) * wide, r[i]);
+        if (p + i < to) put(column + (p + i) * wide, r[i], past);
     }
   }
 }
@@ -161,36 +171,52 @@ AVX512 static void block(const product *s, const left *a, const float *b, int64_
 
 static int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-/* Packed columns j0..j0 + columns of op(B) meet all of op(A), a block of rows at a time, which stays in the
- * second-level cache meanwhile. */
-static void chunk(const product *s, int64_t p0, int64_t k, int64_t j0, int64_t columns, int64_t high, int64_t wide,
-                  float *b, float *room, bool pack_a, int threads) {
+/* How a product is divided, and memory for what is packed. */
+typedef struct plan {
+  int threads;
+  int64_t high, wide; /* a task's rows and columns of C */
+  bool pack_a;
+  pg_share *shares; /* of the tasks */
+  float *b, *room;  /* of op(B), for all; of op(A), for each thread */
+} plan;
+
+/* Packs columns j0..j0 + columns of op(B), stretch p0..p0 + k, all threads together. */
+static void pack_right(const product *s, const plan *d, int64_t p0, int64_t k, int64_t j0, int64_t columns) {
   const float *from = s->b + p0 * s->b_inner + j0 * s->b_column;
-  int64_t across = (columns + wide - 1) / wide, tasks = (s->m + high - 1) / high * across;
-#pragma omp parallel num_threads(threads)
+  bool past = d->threads > 1;
+  if (s->b_inner != 1) {
+#pragma omp for schedule(static) nowait
+    for (int64_t p = 0; p < k; p += LANES)
+      pack(from, s->b_column, s->b_inner, columns, k, p, PG_MIN(p + LANES, k), PANEL, d->b, past);
+  } else {
+#pragma omp for schedule(static) nowait
+    for (int64_t j = 0; j < columns; j += PANEL)
+      pack(from + j * s->b_column, s->b_column, 1, PG_MIN(PANEL, columns - j), k, 0, k, PANEL, d->b + j * k, past);
+  }
+  _mm_sfence(); /* what went past the caches is there */
+#pragma omp barrier
+}
+
+/* These columns meet all of op(A), a block of rows at a time, which stays in the second-level cache meanwhile. */
+static void chunk(const product *s, const plan *d, int64_t p0, int64_t k, int64_t j0, int64_t columns) {
+  int64_t across = (columns + d->wide - 1) / d->wide, tasks = (s->m + d->high - 1) / d->high * across;
+  pg_share_out(d->shares, d->threads);
+#pragma omp parallel num_threads(d->threads)
   {
-    if (s->b_inner != 1) {
-#pragma omp for schedule(static)
-      for (int64_t p = 0; p < k; p += LANES)
-        pack(from, s->b_column, s->b_inner, columns, k, p, PG_MIN(p + LANES, k), PANEL, b);
-    } else {
-#pragma omp for schedule(static)
-      for (int64_t j = 0; j < columns; j += PANEL)
-        pack(from + j * s->b_column, s->b_column, 1, PG_MIN(PANEL, columns - j), k, 0, k, PANEL, b + j * k);
-    }
-    float *own = room + omp_get_thread_num() * up(high, LANES) * k;
-#pragma omp for schedule(dynamic)
-    for (int64_t t = 0; t < tasks; t++) {
+    pack_right(s, d, p0, k, j0, columns);
+    int me = omp_get_thread_num();
+    float *own = d->room + me * up(d->high, LANES) * k;
+    for (int64_t t; (t = pg_share_next(d->shares, d->threads, me, tasks)) >= 0;) {
       if (pg_stopping()) continue;
-      int64_t i = t / across * high, j = t % across * wide, rows = PG_MIN(high, s->m - i);
-      left a = {s->a + i * s->a_row + p0 * s->a_inner, s->a_row, s->a_inner, pack_a};
-      if (pack_a) {
-        pack(a.x, s->a_row, s->a_inner, rows, k, 0, k, LANES, own);
+      int64_t i = t / across * d->high, j = t % across * d->wide, rows = PG_MIN(d->high, s->m - i);
+      left a = {s->a + i * s->a_row + p0 * s->a_inner, s->a_row, s->a_inner, d->pack_a};
+      if (d->pack_a) {
+        pack(a.x, s->a_row, s->a_inner, rows, k, 0, k, LANES, own, false);
         a.x = own, a.row = 1, a.inner = LANES;
         for (int64_t l = 0; s->sums && j0 + j == 0 && l < rows; l += LANES)
           sum_panel(own + l * k, k, rows - l, p0 > 0, s->sums + i + l);
       }
-      block(s, &a, b + j * k, k, p0 > 0, i, rows, j0 + j, PG_MIN(wide, columns - j));
+      block(s, &a, d->b + j * k, k, p0 > 0, i, rows, j0 + j, PG_MIN(d->wide, columns - j));
     }
   }
 }
@@ -198,28 +224,28 @@ static void chunk(const product *s, int64_t p0, int64_t k, int64_t j0, int64_t c
 static bool multiply(const product *s) {
   int64_t stretches = PG_MAX(1, (s->k + STRETCH - 1) / STRETCH), k = PG_MAX(1, (s->k + stretches - 1) / stretches);
   bool alone = omp_in_parallel() || (double)s->m * (double)s->n * (double)s->k < ALONE_BELOW;
-  int threads = alone ? 1 : omp_get_max_threads();
+  plan d = {.threads = alone ? 1 : omp_get_max_threads(), .pack_a = s->a_inner != 1};
   int64_t most = PG_MAX(PANEL, PACKED / k / PANEL * PANEL), columns = PG_MIN(s->n, most);
   /* Blocks of one height, as many as divide among the threads; where rows are few, columns are divided too. */
-  bool pack_a = s->a_inner != 1;
-  int64_t blocks = up(PG_MAX(1, (s->m * k + BLOCK - 1) / BLOCK), threads);
-  int64_t high = PG_MAX(up((s->m + blocks - 1) / blocks, LANES), 3 * LANES);
-  int64_t across = (threads + (s->m + high - 1) / high - 1) / ((s->m + high - 1) / high);
-  int64_t wide = up((columns + across - 1) / across, PANEL);
-  size_t b_size = (size_t)(up(columns, LANES) * k), a_size = pack_a ? (size_t)(up(high, LANES) * k * threads) : 0;
-  float *b = pg_scratch_alloc(sizeof(float) * (a_size + b_size));
-  if (!b) return false;
+  int64_t blocks = up(PG_MAX(1, (s->m * k + BLOCK - 1) / BLOCK), d.threads);
+  d.high = PG_MAX(up((s->m + blocks - 1) / blocks, d.pack_a ? LANES : ROWS), 3 * LANES);
+  int64_t across = (d.threads + (s->m + d.high - 1) / d.high - 1) / ((s->m + d.high - 1) / d.high);
+  d.wide = up((columns + across - 1) / across, PANEL);
+  int64_t of_a = d.pack_a ? up(d.high, LANES) * k * d.threads : 0, of_b = up(columns, LANES) * k;
+  size_t bytes = sizeof(pg_share) * (size_t)d.threads + sizeof(float) * (size_t)(of_a + of_b);
+  if (!(d.shares = pg_scratch_alloc(bytes))) return false;
+  d.b = (float *)(d.shares + d.threads), d.room = d.b + of_b;
   for (int64_t j = 0; j < s->n; j += columns)
     for (int64_t p = 0; p < s->k && !pg_stopping(); p += k)
-      chunk(s, p, PG_MIN(k, s->k - p), j, PG_MIN(columns, s->n - j), high, wide, b, b + b_size, pack_a, threads);
-  pg_scratch_free(b, sizeof(float) * (a_size + b_size));
+      chunk(s, &d, p, PG_MIN(k, s->k - p), j, PG_MIN(columns, s->n - j));
+  pg_scratch_free(d.shares, bytes);
   return true;
 }
 
 /* What fits in the first cache or nearly, by the calling thread: only op(B) is packed. */
 static void multiply_small(const product *s) {
   _Alignas(64) float b[SMALL];
-  pack(s->b, s->b_column, s->b_inner, s->n, s->k, 0, s->k, PANEL, b);
+  pack(s->b, s->b_column, s->b_inner, s->n, s->k, 0, s->k, PANEL, b, false);
   block(s, &(left){s->a, s->a_row, s->a_inner, false}, b, s->k, false, 0, s->m, 0, s->n);
 }
 
