@@ -23,9 +23,15 @@ template <class T> struct operand { /* (B, H, rows, width), neighbours in a row 
   int32_t packed; /* rows begin at 16 bytes and are whole packs */
 };
 
+template <class T> struct target { /* the same, to be written */
+  T *first;
+  int64_t batch, head, row;
+};
+
 template <class T> struct problem {
-  operand<T> q, k, v, dy; /* dy: backward only */
-  const T *mask;          /* NULL: none */
+  operand<T> q, k, v, y, dy; /* y and dy: backward only */
+  target<T> out, dq, dk, dv; /* out: forward only, the others backward; first NULL: not wanted */
+  const T *mask;             /* NULL: none */
   int64_t mask_batch, mask_head, heads;
   int32_t causal;
   T scale;
@@ -36,27 +42,40 @@ static __device__ __forceinline__ const T *matrix_of(const operand<T> &x, int64_
   return x.first + task / heads * x.batch + task % heads * x.head;
 }
 
-template <class T> static operand<T> operand_of(const pg_tensor *t) {
-  operand<T> x = {PG_AT(const T, t), t->stride[0], t->stride[1], t->stride[2], t->shape[2], t->shape[3], 0};
-  x.packed = ((x.batch | x.head | x.row | x.width) % pg_pack<T>::N) == 0 && (uintptr_t)x.first % 16 == 0;
+template <class T> static __device__ __forceinline__ T *matrix_of(const target<T> &x, int64_t task, int64_t heads) {
+  return x.first + task / heads * x.batch + task % heads * x.head;
+}
+
+template <class T>
+static operand<T> operand_at(const T *first, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t width) {
+  operand<T> x = {first, batch, head, row, rows, width, 0};
+  x.packed = ((batch | head | row | width) % pg_pack<T>::N) == 0 && (uintptr_t)first % 16 == 0;
   return x;
 }
 
-template <class T> static problem<T> problem_of(const pg_call *c, const pg_held held[3]) {
-  const pg_tensor *mask = c->in[3];
-  problem<T> p = {};
-  p.q = operand_of<T>(held[0].t), p.k = operand_of<T>(held[1].t), p.v = operand_of<T>(held[2].t);
-  p.heads = PG_MAX(held[0].t->shape[1], (int64_t)1);
-  p.causal = (int32_t)c->p[0].ints[0];
-  p.scale = (T)(c->p[1].num != 0 ? c->p[1].num : 1 / sqrt((double)PG_MAX(p.q.width, (int64_t)1)));
-  if (!mask) return p;
+template <class T> static operand<T> operand_of(const pg_tensor *t) {
+  return operand_at<T>(PG_AT(const T, t), t->stride[0], t->stride[1], t->stride[2], t->shape[2], t->shape[3]);
+}
+
+template <class T> static target<T> target_of(const pg_tensor *t) { /* contiguous */
+  target<T> x = {};
+  if (t) x.first = PG_AT(T, t), x.batch = t->stride[0], x.head = t->stride[1], x.row = t->shape[3];
+  return x;
+}
+
+/* What the call says beside its matrices. */
+template <class T>
+static void set_terms(problem<T> &p, int64_t heads, bool causal, double scale, const pg_tensor *mask) {
+  p.heads = PG_MAX(heads, (int64_t)1);
+  p.causal = causal;
+  p.scale = (T)(scale != 0 ? scale : 1 / sqrt((double)PG_MAX(p.q.width, (int64_t)1)));
+  if (!mask) return;
   p.mask = PG_AT(const T, mask);
   if (mask->ndim == 4) {
     int64_t matrix = p.q.rows * p.k.rows;
     p.mask_head = mask->shape[1] == 1 ? 0 : matrix;
     p.mask_batch = mask->shape[0] == 1 ? 0 : mask->shape[1] * matrix;
   }
-  return p;
 }
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------ */
@@ -149,10 +168,10 @@ static __device__ __forceinline__ void mix(T (&sum)[R][E], const T *weights, con
   }
 }
 
-/* The thread's rows of a result (rows, width), whose columns this block has from `at` on. */
+/* The thread's rows of a result (rows, width), `stride` apart, whose columns this block has from `at` on. */
 template <class T, int W, int R, int E>
-static __device__ __forceinline__ void write(T *to, int64_t from, int64_t rows, int64_t at, int64_t width,
-                                             const T (&x)[R][E]) {
+static __device__ __forceinline__ void write(T *to, int64_t stride, int64_t from, int64_t rows, int64_t at,
+                                             int64_t width, const T (&x)[R][E]) {
   typedef sizes<T, W> Z;
   int ty = threadIdx.x / SIDE;
 #pragma unroll
@@ -162,16 +181,16 @@ static __device__ __forceinline__ void write(T *to, int64_t from, int64_t rows, 
     for (int g = 0; g < E / Z::G; g++) {
       int64_t column = at + column_of<T, W>(g);
       if (row >= rows || column >= width) continue;
-      T *target = to + row * width + column;
+      T *place = to + row * stride + column;
       if (width % Z::G == 0) {
         group<T, Z::G> p;
 #pragma unroll
         for (int j = 0; j < Z::G; j++) p.v[j] = x[i][g * Z::G + j];
-        *(group<T, Z::G> *)target = p;
+        *(group<T, Z::G> *)place = p;
       } else {
 #pragma unroll
         for (int j = 0; j < Z::G; j++)
-          if (column + j < width) target[j] = x[i][g * Z::G + j];
+          if (column + j < width) place[j] = x[i][g * Z::G + j];
       }
     }
   }
@@ -236,7 +255,7 @@ static __device__ __forceinline__ void multiply(T (&sum)[R][C], T *rows, const o
 /* Blocks: (tile of queries fastest, W columns of y, batch and head). */
 template <class T, int W>
 static __global__ void __launch_bounds__(THREADS, (sizes<T, W>::BLOCKS))
-    forward_kernel(problem<T> p, int64_t tiles, int64_t parts, T *y, T *lse) {
+    forward_kernel(problem<T> p, int64_t tiles, int64_t parts, T *lse) {
   typedef sizes<T, W> Z;
   PG_SHARED_DYNAMIC(T, shared);
   T *rows = shared, *stream = rows + Z::ROWS * Z::LD, *weights = stream + Z::COLS * Z::LD;
@@ -293,18 +312,21 @@ static __global__ void __launch_bounds__(THREADS, (sizes<T, W>::BLOCKS))
     if (part == 0 && tx == 0 && t < p.q.rows) /* +infinity, where nothing is seen: backward finds weights of zero */
       lse[task * p.q.rows + t] = sum > 0 ? top[i] + pg_log(sum) : sum == 0 ? (T)INFINITY : sum;
   }
-  write<T, W>(y + task * p.q.rows * p.v.width, t0, p.q.rows, part * W, p.v.width, out);
+  write<T, W>(matrix_of(p.out, task, p.heads), p.out.row, t0, p.q.rows, part * W, p.v.width, out);
 }
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
 /* D, a warp a row. */
-template <class T> static __global__ void delta_kernel(int64_t rows, int64_t width, const T *y, const T *dy, T *delta) {
+template <class T> static __global__ void delta_kernel(problem<T> p, int64_t rows, T *delta) {
   int64_t row = pg_thread() / PG_WARP;
   int lane = threadIdx.x % PG_WARP;
   T sum = 0;
-  if (row < rows)
-    for (int64_t e = lane; e < width; e += PG_WARP) sum += dy[row * width + e] * y[row * width + e];
+  if (row < rows) {
+    int64_t task = row / p.y.rows, t = row % p.y.rows;
+    const T *y = matrix_of(p.y, task, p.heads) + t * p.y.row, *dy = matrix_of(p.dy, task, p.heads) + t * p.dy.row;
+    for (int64_t e = lane; e < p.y.width; e += PG_WARP) sum += dy[e] * y[e];
+  }
   sum = pg_warp_sum(sum);
   if (lane == 0 && row < rows) delta[row] = sum;
 }
@@ -312,7 +334,7 @@ template <class T> static __global__ void delta_kernel(int64_t rows, int64_t wid
 /* Blocks: (tile of queries, W columns of dq, batch and head). */
 template <class T, int W>
 static __global__ void __launch_bounds__(THREADS, (sizes<T, W>::BLOCKS))
-    dq_kernel(problem<T> p, int64_t tiles, int64_t parts, const T *lse, const T *delta, T *dq) {
+    dq_kernel(problem<T> p, int64_t tiles, int64_t parts, const T *lse, const T *delta) {
   typedef sizes<T, W> Z;
   PG_SHARED_DYNAMIC(T, shared);
   T *q_rows = shared, *dy_rows = q_rows + Z::ROWS * Z::LD, *stream = dy_rows + Z::ROWS * Z::LD,
@@ -353,13 +375,13 @@ static __global__ void __launch_bounds__(THREADS, (sizes<T, W>::BLOCKS))
   for (int i = 0; i < Z::R; i++)
 #pragma unroll
     for (int j = 0; j < Z::E; j++) out[i][j] *= p.scale;
-  write<T, W>(dq + task * p.q.rows * p.q.width, t0, p.q.rows, part * W, p.q.width, out);
+  write<T, W>(matrix_of(p.dq, task, p.heads), p.dq.row, t0, p.q.rows, part * W, p.q.width, out);
 }
 
 /* Blocks: (tile of keys, W columns of dk and of dv, batch and head); either result may be NULL. */
 template <class T, int W>
 static __global__ void __launch_bounds__(THREADS, (sizes<T, W>::BLOCKS))
-    dkv_kernel(problem<T> p, int64_t tiles, int64_t parts, const T *lse, const T *delta, T *dk, T *dv) {
+    dkv_kernel(problem<T> p, int64_t tiles, int64_t parts, const T *lse, const T *delta) {
   typedef sizes<T, W> Z;
   PG_SHARED_DYNAMIC(T, shared);
   T *k_rows = shared, *v_rows = k_rows + Z::ROWS * Z::LD, *stream = v_rows + Z::ROWS * Z::LD,
@@ -389,7 +411,7 @@ static __global__ void __launch_bounds__(THREADS, (sizes<T, W>::BLOCKS))
       }
     }
     multiply<T, W>(dx, v_rows, p.v, v, s0, stream, p.dy, dy, t0);
-    if (dv) {
+    if (p.dv.first) {
       if (p.v.width > W) { /* else dy is still there */
         __syncthreads();
         load<T, W, Z::COLS>(stream, p.dy, dy, t0, part * W);
@@ -397,7 +419,7 @@ static __global__ void __launch_bounds__(THREADS, (sizes<T, W>::BLOCKS))
       }
       mix<T, W>(v_out, weights, stream, count);
     }
-    if (!dk) continue;
+    if (!p.dk.first) continue;
     __syncthreads(); /* the weights and dy have been read */
 #pragma unroll
     for (int j = 0; j < Z::C; j++) {
@@ -414,8 +436,8 @@ static __global__ void __launch_bounds__(THREADS, (sizes<T, W>::BLOCKS))
   for (int i = 0; i < Z::R; i++)
 #pragma unroll
     for (int j = 0; j < Z::E; j++) k_out[i][j] *= p.scale;
-  if (dk) write<T, W>(dk + task * p.k.rows * p.k.width, s0, p.k.rows, part * W, p.k.width, k_out);
-  if (dv) write<T, W>(dv + task * p.k.rows * p.v.width, s0, p.k.rows, part * W, p.v.width, v_out);
+  if (p.dk.first) write<T, W>(matrix_of(p.dk, task, p.heads), p.dk.row, s0, p.k.rows, part * W, p.k.width, k_out);
+  if (p.dv.first) write<T, W>(matrix_of(p.dv, task, p.heads), p.dv.row, s0, p.k.rows, part * W, p.v.width, v_out);
 }
 
 /* ---- launches --------------------------------------------------------------------------------------------------- */
@@ -426,7 +448,7 @@ template <class T, int W> static int forward_as(pg_call *c, const problem<T> &p,
   typedef sizes<T, W> Z;
   int64_t tiles = pieces(p.q.rows, Z::ROWS), parts = pieces(p.v.width, W);
   PG_LAUNCH_SHARED(c, (forward_kernel<T, W>), (unsigned)(tiles * parts * tasks), THREADS, Z::bytes(1), p, tiles, parts,
-                   PG_AT(T, c->out[0]), PG_AT(T, c->out[1]));
+                   PG_AT(T, c->out[1]));
   return PG_OK;
 }
 
@@ -436,20 +458,26 @@ template <class T, int W> static int backward_as(pg_call *c, const problem<T> &p
   const T *lse = PG_AT(const T, c->out[1]);
   pg_scratch delta(sizeof(T) * (size_t)rows);
   if (delta.status) return delta.status;
-  PG_LAUNCH(c, delta_kernel<T>, pg_blocks(rows, PG_BLOCK / PG_WARP), PG_BLOCK, rows, p.v.width,
-            PG_AT(const T, c->out[0]), PG_AT(const T, c->grad_out[0]), delta.at<T>());
-  if (c->grad_in[0])
+  PG_LAUNCH(c, delta_kernel<T>, pg_blocks(rows, PG_BLOCK / PG_WARP), PG_BLOCK, p, rows, delta.at<T>());
+  if (p.dq.first)
     PG_LAUNCH_SHARED(c, (dq_kernel<T, W>), (unsigned)(tiles * parts * tasks), THREADS, Z::bytes(2), p, tiles, parts,
-                     lse, delta.at<const T>(), PG_AT(T, c->grad_in[0]));
-  if (!c->grad_in[1] && !c->grad_in[2]) return PG_OK;
+                     lse, delta.at<const T>());
+  if (!p.dk.first && !p.dv.first) return PG_OK;
   tiles = pieces(p.k.rows, Z::ROWS), parts = pieces(PG_MAX(p.k.width, p.v.width), W);
   PG_LAUNCH_SHARED(c, (dkv_kernel<T, W>), (unsigned)(tiles * parts * tasks), THREADS, Z::bytes(2), p, tiles, parts, lse,
-                   delta.at<const T>(), c->grad_in[1] ? PG_AT(T, c->grad_in[1]) : NULL,
-                   c->grad_in[2] ? PG_AT(T, c->grad_in[2]) : NULL);
+                   delta.at<const T>());
   return PG_OK;
 }
 
-template <class T> static int run(pg_call *c, bool backward) {
+template <class T> static int run(pg_call *c, const problem<T> &p, int64_t tasks, bool backward) {
+  int64_t width = PG_MAX(p.q.width, p.v.width);
+  if (!tasks) return PG_OK;
+  if (width <= 32) return backward ? backward_as<T, 32>(c, p, tasks) : forward_as<T, 32>(c, p, tasks);
+  if (width <= 64) return backward ? backward_as<T, 64>(c, p, tasks) : forward_as<T, 64>(c, p, tasks);
+  return backward ? backward_as<T, 128>(c, p, tasks) : forward_as<T, 128>(c, p, tasks);
+}
+
+template <class T> static int separate(pg_call *c, bool backward) {
   pg_held held[3];
   for (int i = 0; i < 3; i++) { /* views of one packed projection are read where they stand */
     if (c->in[i]->stride[3] == 1)
@@ -457,16 +485,53 @@ template <class T> static int run(pg_call *c, bool backward) {
     else
       PG_TRY(pg_contiguous(c->in[i], &held[i].t));
   }
-  problem<T> p = problem_of<T>(c, held);
-  if (backward) p.dy = operand_of<T>(c->grad_out[0]);
-  int64_t tasks = c->in[0]->shape[0] * c->in[0]->shape[1], width = PG_MAX(p.q.width, p.v.width);
-  if (!tasks) return PG_OK;
-  if (width <= 32) return backward ? backward_as<T, 32>(c, p, tasks) : forward_as<T, 32>(c, p, tasks);
-  if (width <= 64) return backward ? backward_as<T, 64>(c, p, tasks) : forward_as<T, 64>(c, p, tasks);
-  return backward ? backward_as<T, 128>(c, p, tasks) : forward_as<T, 128>(c, p, tasks);
+  problem<T> p = {};
+  p.q = operand_of<T>(held[0].t), p.k = operand_of<T>(held[1].t), p.v = operand_of<T>(held[2].t);
+  set_terms(p, c->in[0]->shape[1], c->p[0].ints[0], c->p[1].num, c->in[3]);
+  if (backward) {
+    p.y = operand_of<T>(c->out[0]), p.dy = operand_of<T>(c->grad_out[0]);
+    p.dq = target_of<T>(c->grad_in[0]), p.dk = target_of<T>(c->grad_in[1]), p.dv = target_of<T>(c->grad_in[2]);
+  } else {
+    p.out = target_of<T>(c->out[0]);
+  }
+  return run<T>(c, p, c->in[0]->shape[0] * c->in[0]->shape[1], backward);
 }
 
-template <class T> static int forward(pg_call *c) { return run<T>(c, false); }
-template <class T> static int backward(pg_call *c) { return run<T>(c, true); }
+/* Part `at` of (B, T, parts W), the heads of a part next to each other. */
+template <class T> static operand<T> part_of(const pg_tensor *t, int parts, int at, int64_t heads) {
+  int64_t row = t->shape[2], width = row / parts;
+  return operand_at<T>(PG_AT(const T, t) + at * width, t->shape[1] * row, width / heads, row, t->shape[1],
+                       width / heads);
+}
+
+template <class T> static target<T> target_part(const pg_tensor *t, int parts, int at, int64_t heads) {
+  int64_t row = t->shape[2], width = row / parts;
+  target<T> x = {PG_AT(T, t) + at * width, t->shape[1] * row, width / heads, row};
+  return x;
+}
+
+template <class T> static int packed(pg_call *c, bool backward) {
+  const pg_tensor *qkv = c->in[0];
+  int64_t heads = c->p[0].ints[0];
+  problem<T> p = {};
+  p.q = part_of<T>(qkv, 3, 0, heads), p.k = part_of<T>(qkv, 3, 1, heads), p.v = part_of<T>(qkv, 3, 2, heads);
+  set_terms(p, heads, c->p[1].ints[0], c->p[2].num, c->in[1]);
+  if (backward) {
+    const pg_tensor *d = c->grad_in[0];
+    p.y = part_of<T>(c->out[0], 1, 0, heads), p.dy = part_of<T>(c->grad_out[0], 1, 0, heads);
+    p.dq = target_part<T>(d, 3, 0, heads), p.dk = target_part<T>(d, 3, 1, heads);
+    p.dv = target_part<T>(d, 3, 2, heads);
+  } else {
+    p.out = target_part<T>(c->out[0], 1, 0, heads);
+  }
+  return run<T>(c, p, qkv->shape[0] * heads, backward);
+}
+
+template <class T> static int forward(pg_call *c) { return separate<T>(c, false); }
+template <class T> static int backward(pg_call *c) { return separate<T>(c, true); }
+template <class T> static int packed_forward(pg_call *c) { return packed<T>(c, false); }
+template <class T> static int packed_backward(pg_call *c) { return packed<T>(c, true); }
 
 PG_CUDA_OP(attention, {forward<float>, forward<double>}, {backward<float>, backward<double>})
+PG_CUDA_OP(self_attention, {packed_forward<float>, packed_forward<double>},
+           {packed_backward<float>, packed_backward<double>})

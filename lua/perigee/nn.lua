@@ -337,34 +337,36 @@ function nn.Attention:init(width, heads, options)
   self.qkv = nn.Linear(width, 3 * width, layer)
   self.proj = nn.Linear(width, width, layer)
 end
--- Projections first..last of queries, keys and values, (last - first + 1, B, heads, T, width / heads).
+-- Projections first..last of queries, keys and values: a list of (B, heads, T, width / heads).
 function nn.Attention:project(x, first, last)
   local batch, length, width = unpack(x:shape())
-  local function part(t)
-    if not t or last - first == 2 then return t end
-    return t:narrow(1, (first - 1) * width + 1, (last - first + 1) * width)
+  local parts, list = last - first + 1, {}
+  local function part(t) return parts < 3 and t and t:narrow(1, (first - 1) * width + 1, parts * width) or t end
+  local all = pg.linear(x, part(self.qkv.weight), part(self.qkv.bias))
+    :reshape(batch, length, parts, self.heads, width / self.heads):permute(3, 1, 4, 2, 5)
+  for i = 1, parts do list[i] = all:select(1, i) end
+  return unpack(list)
+end
+-- Attention over these, whatever stands before them, and the projection of what it gives.
+function nn.Attention:attend(q, k, v, mask, prefix, causal)
+  local batch, heads, length, width = unpack(q:shape())
+  if prefix then
+    local function split(t) return t:reshape(batch, t:size(2), heads, width):transpose(2, 3) end
+    k, v = pg.cat({ split(prefix[1]), k }, 3), pg.cat({ split(prefix[2]), v }, 3)
   end
-  return pg.linear(x, part(self.qkv.weight), part(self.qkv.bias))
-    :reshape(batch, length, last - first + 1, self.heads, width / self.heads):permute(3, 1, 4, 2, 5)
+  local y = pg.attention(q, k, v, mask, { causal = causal })
+  return self.proj(y:transpose(2, 3):reshape(batch, length, heads * width))
 end
 function nn.Attention:forward(x, mask, prefix, at)
-  local batch, _, width = unpack(x:shape())
-  local q, k, v
   if at then
     util.check(not mask, "nn.Attention: takes a mask or a single token, not both")
-    local kv = self:project(x, 2, 3)
-    q, k, v = self:project(nn.token(x, at), 1, 1):select(1, 1), kv:select(1, 1), kv:select(1, 2)
-    mask = self.causal and past(x, at, prefix and prefix[1]:size(2) or 0)
-  else
-    local qkv = self:project(x, 1, 3)
-    q, k, v = qkv:select(1, 1), qkv:select(1, 2), qkv:select(1, 3)
+    local q, k, v = self:project(nn.token(x, at), 1, 1), self:project(x, 2, 3)
+    return self:attend(q, k, v, self.causal and past(x, at, prefix and prefix[1]:size(2) or 0) or nil, prefix, false)
+  elseif prefix then
+    local q, k, v = self:project(x, 1, 3)
+    return self:attend(q, k, v, mask, prefix, self.causal)
   end
-  if prefix then
-    local function heads(t) return t:reshape(batch, t:size(2), self.heads, width / self.heads):transpose(2, 3) end
-    k, v = pg.cat({ heads(prefix[1]), k }, 3), pg.cat({ heads(prefix[2]), v }, 3)
-  end
-  local y = pg.attention(q, k, v, mask or nil, { causal = self.causal and not at })
-  return self.proj(y:transpose(2, 3):reshape(batch, q:size(3), width))
+  return self.proj(pg.self_attention(self.qkv(x), mask, { heads = self.heads, causal = self.causal }))
 end
 
 --- nn.MLP(width, hidden, {act = "gelu", outputs = width, bias = true, init = "normal", std = 0.02}): two linear layers

@@ -82,6 +82,27 @@ costs.list = {
   attention("attention, long", { B = 1, H = 1, T = 40, D = 8 }, { B = 1, H = 2, T = 197, D = 64 },
     { B = 256, H = 12, T = 197, D = 64 }, "ViT-B/16, batch 256"),
 
+  { name = "self_attention", about = "ViT-B/32, batch 256",
+    sizes = { tiny = { B = 1, H = 1, T = 5, D = 8 }, counted = { B = 2, H = 3, T = 50, D = 64 },
+      real = { B = 256, H = 12, T = 50, D = 64 } },
+    make = function(pg, s, on)
+      local qkv = grows(pg, on, s.B, s.T, 3 * s.H * s.D)
+      return function() return pg.self_attention(qkv, { heads = s.H }) end, { qkv }, pg.randn(s.B, s.T, s.H * s.D, on)
+    end,
+    forward = { bytes = "4*B*H*T*(4*D + 1)", products = "4*B*H*T*T*D", rest = "20*B*H*T*T" },
+    backward = { bytes = "4*B*H*T*(8*D + 1)", products = "10*B*H*T*T*D", rest = "20*B*H*T*T + 2*B*H*T*D" } },
+
+  { name = "softmax_regression", about = "a probe's step: 50,000 features, 10 classes",
+    sizes = { tiny = { N = 8, D = 16, C = 3 }, counted = { N = 512, D = 256, C = 10 },
+      real = { N = 50000, D = 512, C = 10 } },
+    make = function(pg, s, on)
+      local x, w, b = pg.randn(s.N, s.D, on), grows(pg, on, s.C, s.D), grows(pg, on, s.C)
+      local y = labels(pg, s.N, s.C, on)
+      return function() return (pg.softmax_regression(x, w, b, y)) end, { w, b }
+    end,
+    forward = { bytes = "4*(N*D + 2*C*D + 2*C + N + 1)", products = "4*N*C*D", rest = "36*N*C" },
+    backward = { bytes = "8*C*(D + 1) + 4", rest = "C*(D + 1)" } },
+
   { name = "knn", about = "a probe: 10,000 queries among 50,000 features",
     sizes = { tiny = { Q = 4, N = 16, D = 8, k = 2 }, counted = { Q = 128, N = 512, D = 128, k = 20 },
       real = { Q = 10000, N = 50000, D = 512, k = 20 } },
@@ -90,6 +111,16 @@ costs.list = {
       return function() return pg.knn(q, x, { k = s.k }) end
     end,
     forward = { bytes = "4*(Q*D + N*D + 2*Q*k)", products = "2*Q*N*D", rest = "3*Q*N" } },
+
+  { name = "fda_weights", about = "the graph of a batch of 256, CLIP ViT-B/32 features",
+    sizes = { tiny = { B = 8, D = 16, k = 2 }, counted = { B = 256, D = 512, k = 16 },
+      real = { B = 256, D = 512, k = 16 } },
+    make = function(pg, s, on)
+      local unit = pg.randn(s.B, s.D, on):normalize()
+      local neighbors, nearest = pg.knn(unit, unit, { k = s.k })
+      return function() return pg.fda_weights(unit, neighbors, nearest) end
+    end,
+    forward = { bytes = "4*(B*D + 2*B*k + B*B)", products = "2*B*B*D", rest = "3*B*B" } },
 
   { name = "fda_loss", about = "batch 256, CLIP ViT-B/32 features",
     sizes = { tiny = { B = 8, D = 16 }, counted = { B = 256, D = 512 }, real = { B = 256, D = 512 } },

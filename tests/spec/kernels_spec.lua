@@ -240,3 +240,37 @@ describe("matrix products in float32", function()
     end
   end)
 end)
+
+describe("attention over a packed projection", function()
+  it("is attention of its parts, gradients too", function() -- 200 tokens: more than a tile of queries
+    for _, case in ipairs { { 2, 5, 3, 4 }, { 1, 200, 2, 8 }, { 3, 1, 1, 6 }, { 2, 129, 4, 3 } } do
+      local batch, length, heads, width = unpack(case)
+      for _, options in ipairs { {}, { causal = true }, { scale = 0.3 } } do
+        for _, shape in ipairs { {}, { length, length }, { 1, heads, length, length }, { batch, 1, length, length } } do
+          local mask = shape[1] and pg.randn(unpack(shape)):to "float64" or nil
+          local qkv = pg.randn(batch, length, 3 * heads * width):to("float64"):requires_grad_(true)
+          local seed = pg.randn(batch, length, heads * width):to "float64"
+          local parts = qkv:reshape(batch, length, 3, heads, width):permute(3, 1, 4, 2, 5)
+          local expected = pg.attention(parts:select(1, 1), parts:select(1, 2), parts:select(1, 3), mask, options)
+            :transpose(2, 3):reshape(batch, length, heads * width)
+          expected:backward(seed)
+          local gradient = qkv.grad
+          qkv.grad = nil
+          local found = pg.self_attention(qkv, mask,
+            { heads = heads, causal = options.causal, scale = options.scale })
+          found:backward(seed)
+          assert.is_true((found - expected):abs():max():item() < 1e-12)
+          assert.is_true((qkv.grad - gradient):abs():max():item() < 1e-12)
+        end
+      end
+    end
+  end)
+
+  it("refuses heads that do not divide it, and masks of another size, in one line", function()
+    local function message(...) return tostring(select(2, pcall(pg.self_attention, ...))) end
+    assert.matches("a last size of 10 is not 3 times 2 heads of one width", message(pg.zeros(1, 4, 10), { heads = 2 }), 1,
+      true)
+    assert.matches("the mask is (T, T)", message(pg.zeros(1, 4, 12), pg.zeros(4, 3), { heads = 2 }), 1, true)
+    assert.matches("takes (B, T, 3 W)", message(pg.zeros(4, 12), { heads = 2 }), 1, true)
+  end)
+end)

@@ -14,4 +14,11 @@ return {
     "{q = randn(1, 1, 0, 4), k = randn(1, 1, N, 4), v = randn(1, 1, N, 4)}",
     "{q = randn(0, 1, N, 4), k = randn(0, 1, 2, 4), v = randn(0, 1, 2, 4)}",
   },
+  self_attention = { -- the same kernels: what differs is where heads stand
+    "{qkv = randn(2, 3, 3 * N), heads = 1}",
+    "{qkv = randn(2, 3, 24), mask = randn(1, 4, 3, 3):relu():log(), heads = 4, scale = 0.4}",
+    "{qkv = randn(1, 37, 3 * 2 * 5), heads = 2, causal = true}",
+    "{qkv = randn(1, 5, 3 * 8 * 33), heads = 8}",
+    "{qkv = randn(N, 0, 12), heads = 2}",
+  },
 }
