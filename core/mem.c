@@ -2,9 +2,10 @@
  *
  * Freed blocks are kept by size class and handed out again: a training step asks for the same sizes every time, and the
  * first touch of fresh pages costs more than most kernels. Sizes are rounded to a sixteenth of their power of two, so
- * at most 1/16 is wasted, and a tensor may take a free block that is up to 1/8 too large. Live and cached bytes
- * together stay within what was ever live at once (and the cache within a quarter of the machine's memory); what
- * exceeds that goes back to the system, the longest unused first, so that the sizes in use stay.
+ * at most 1/16 is wasted, those of a megabyte and more to whole pages where blocks are divided, and a tensor may take a
+ * free block that is up to 1/8 too large. Live and cached bytes together stay within what was ever live at once (and
+ * the cache within a quarter of the machine's memory); what exceeds that goes back to the system, the longest unused
+ * first, so that the sizes in use stay.
  *
  * Where the device lets blocks be divided, as the host does, a large free block also serves a smaller tensor, and free
  * neighbours become one again: gradients take the place of the activations that were let go of, and the other way
@@ -23,6 +24,7 @@
 enum { CLASSES = 64 * 16, ALIGNMENT = 64 };
 static const size_t CACHE_LEAST = (size_t)1 << 24;
 static const size_t NEAR = (size_t)1 << 20; /* bytes from which a block that is a little too large will do */
+static const size_t PAGE = 4096;
 
 typedef struct block {     /* a free block's header lives in host memory: the block itself may be on another device */
   struct block *up, *down; /* in its class, the newest on top; `down` also links spare headers */
@@ -170,13 +172,21 @@ static size_t cache_room(const pg_memory *stats, int64_t more) {
   return PG_MAX(CACHE_LEAST, PG_MIN(cache_most(), (size_t)PG_MAX(room, 0)));
 }
 
-/* The newest free block of class k; for a tensor, which remembers what it got, also of the classes just above. */
-static block *fitting_block(int32_t device, int k, size_t capacity, int64_t tensor) {
-  int last = tensor && capacity >= NEAR ? PG_MIN(k + 2, CLASSES - 1) : k;
-  for (; k <= last; k++) {
-    block *b = pools[device].free[k];
-    if (b && b->capacity >= capacity && b->capacity <= capacity + (tensor ? capacity / 8 : 0)) return b;
-  }
+/* How large a block for so many bytes is. Where large ones are divided, they are whole pages and no more: what is left
+ * of an activation beside a gradient is then just what the next gradient takes. */
+static size_t capacity_for(int32_t device, size_t bytes) {
+  size_t capacity;
+  size_class(bytes, &capacity);
+  return devices[device]->divisible && bytes >= NEAR ? (bytes + PAGE - 1) / PAGE * PAGE : capacity;
+}
+
+/* The newest free block of its class that will do; for a tensor, which remembers what it got, also of the classes just
+ * above. */
+static block *fitting_block(int32_t device, size_t capacity, int64_t tensor) {
+  size_t same, most = capacity + (tensor && capacity >= NEAR ? capacity / 8 : 0);
+  for (int k = size_class(capacity, &same), last = size_class(most, &same); k <= last; k++)
+    for (block *b = pools[device].free[k]; b; b = b->down)
+      if (b->capacity >= capacity && b->capacity <= most) return b;
   return NULL;
 }
 
@@ -216,10 +226,11 @@ static void join_neighbors(int32_t device, void **data, size_t *capacity) {
 static int block_take(int32_t device, size_t bytes, void **data, size_t *capacity, int64_t tensor) {
   const pg_device_vtable *vtable = pg_device_get(device);
   if (!vtable) return PG_ERR_DEVICE;
-  int k = size_class(bytes, capacity), status = PG_OK;
+  int status = PG_OK;
+  *capacity = capacity_for(device, bytes);
   pg_memory *stats = &pools[device].stats;
   pthread_mutex_lock(&lock);
-  block *b = fitting_block(device, k, *capacity, tensor);
+  block *b = fitting_block(device, *capacity, tensor);
   if (!b) b = divided_block(device, *capacity);
   if (b) {
     *data = b->data, *capacity = b->capacity;
@@ -271,10 +282,7 @@ void *pg_scratch_alloc(size_t bytes) {
 }
 
 void pg_scratch_free(void *p, size_t bytes) {
-  size_t capacity;
-  if (!p) return;
-  size_class(bytes, &capacity);
-  block_give(PG_CPU, p, capacity, 0);
+  if (p) block_give(PG_CPU, p, capacity_for(PG_CPU, bytes), 0);
 }
 
 /* ---- storages ---------------------------------------------------------------------------------------------------- */

@@ -117,7 +117,7 @@ costs.list = {
       real = { B = 256, D = 512, k = 16 } },
     make = function(pg, s, on)
       local unit = pg.randn(s.B, s.D, on):normalize()
-      local neighbors, nearest = pg.knn(unit, unit, { k = s.k })
+      local nearest, neighbors = pg.knn(unit, unit, { k = s.k })
       return function() return pg.fda_weights(unit, neighbors, nearest) end
     end,
     forward = { bytes = "4*(B*D + 2*B*k + B*B)", products = "2*B*B*D", rest = "3*B*B" } },
