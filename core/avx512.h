@@ -2,6 +2,7 @@
 #ifndef PG_AVX512_H
 #define PG_AVX512_H
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define PG_AVX512_INLINE __attribute__((target("avx512f"), always_inline)) static inline
@@ -9,6 +10,16 @@
 /* The first n of sixteen lanes; none for n <= 0, all for n >= 16. */
 PG_AVX512_INLINE __mmask16 pg_first_lanes(int64_t n) {
   return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
+}
+
+/* What is packed goes to memory at 64 bytes; `past` the caches where all threads read it: lines that other cores have
+ * read must be taken from each of their caches before they are written, which costs more than the way through memory.
+ * Who packs for itself alone keeps it near. */
+PG_AVX512_INLINE void pg_put(void *to, __m512i values, bool past) {
+  if (past)
+    _mm512_stream_si512(to, values);
+  else
+    _mm512_store_si512(to, values);
 }
 
 /* Sixteen rows of sixteen numbers of 32 bits become columns. */

@@ -70,14 +70,6 @@ static int emulated(const product *p) {
 #define BF16_CPU __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #define BF16_INLINE BF16_CPU static inline __attribute__((always_inline))
 
-/* `past`: past the caches, for what all threads read (gemm_f32.c says why). */
-BF16_INLINE void put(uint32_t *to, __m512i values, bool past) {
-  if (past)
-    _mm512_stream_si512((void *)to, values);
-  else
-    _mm512_storeu_si512(to, values);
-}
-
 BF16_INLINE __m512i pack_two(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
 /* Strip s of an operand whose lines are runs of memory. */
@@ -97,7 +89,7 @@ BF16_CPU static void pack_runs(const operand *o, int64_t k, int64_t s, uint32_t 
     int64_t pairs = (PG_MIN(k - p, 32) + 1) / 2;
     if (pairs == 16) {
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) put(out + (p / 2 + i) * STRIP, r[i], past);
+      for (int i = 0; i < 16; i++) pg_put(out + (p / 2 + i) * STRIP, r[i], past);
     } else {
       __m512i left[16];
       for (int i = 0; i < 16; i++) left[i] = r[i];
@@ -121,7 +113,7 @@ BF16_CPU static void pack_across(const operand *o, int64_t k, int64_t s, int64_t
       __mmask16 there = pg_first_lanes(o->lines - t * STRIP);
       __m512 low = _mm512_maskz_loadu_ps(there, x + t * STRIP);
       __m512 high = _mm512_maskz_loadu_ps(second ? there : 0, x + t * STRIP + (second ? o->inner : 0));
-      put(out + ((t - s) * pairs + p) * STRIP, _mm512_permutexvar_epi16(mix, pack_two(low, high)), past);
+      pg_put(out + ((t - s) * pairs + p) * STRIP, _mm512_permutexvar_epi16(mix, pack_two(low, high)), past);
     }
   }
 }

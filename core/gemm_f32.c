@@ -34,15 +34,6 @@ typedef struct product {
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* `past`: past the caches. Memory that other cores have read must be taken from each of their caches before it is
- * written, which costs more than the way through memory; who packs for itself alone keeps it near. */
-AVX512_INLINE void put(float *to, __m512i values, bool past) {
-  if (past)
-    _mm512_stream_si512((void *)to, values);
-  else
-    _mm512_store_si512(to, values);
-}
-
 /* Lines become columns: line l at position p, x[l * line + p * inner] with one of the two steps 1, goes to column
  * l % width, row p of panel l / width. Panels have k rows of `width`, the last one of as many as its lines need, to the
  * next multiple of 16; missing lines are zeros. Positions from..to - 1. */
@@ -56,7 +47,7 @@ AVX512 static void pack(const float *x, int64_t line, int64_t inner, int64_t lin
         float *row = out + l * k + p * wide;
         for (int64_t i = 0; i < wide; i += LANES) {
           _mm_prefetch(source + i + AHEAD * inner, _MM_HINT_T0);
-          put(row + i, _mm512_maskz_loadu_epi32(pg_first_lanes(lines - l - i), source + i), past);
+          pg_put(row + i, _mm512_maskz_loadu_epi32(pg_first_lanes(lines - l - i), source + i), past);
         }
       }
     return;
@@ -74,7 +65,7 @@ AVX512 static void pack(const float *x, int64_t line, int64_t inner, int64_t lin
       pg_transpose_16(r);
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++)
-        if (p + i < to) put(column + (p + i) * wide, r[i], past);
+        if (p + i < to) pg_put(column + (p + i) * wide, r[i], past);
     }
   }
 }
@@ -257,6 +248,7 @@ static bool is_small(const product *s) { return up(s->n, LANES) * s->k <= SMALL 
 
 static bool run(const product *s) {
   if (!s->k || !pg_has_avx512()) return false;
+  if (!s->m || !s->n) return true;
   if (is_small(s)) return multiply_small(s), true;
   return multiply(s);
 }

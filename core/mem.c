@@ -24,7 +24,6 @@
 enum { CLASSES = 64 * 16, ALIGNMENT = 64 };
 static const size_t CACHE_LEAST = (size_t)1 << 24;
 static const size_t NEAR = (size_t)1 << 20; /* bytes from which a block that is a little too large will do */
-static const size_t PAGE = 4096;
 
 typedef struct block {     /* a free block's header lives in host memory: the block itself may be on another device */
   struct block *up, *down; /* in its class, the newest on top; `down` also links spare headers */
@@ -37,7 +36,9 @@ static struct {
   block *free[CLASSES];
   block *newest, *oldest;
   pg_memory stats;
+  int64_t watched; /* live bytes past which the flag is set; 0: none */
 } pools[PG_DEVICES];
+static volatile int32_t past_watched;
 static block *spare_headers;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* loader threads allocate too */
 
@@ -175,19 +176,22 @@ static size_t cache_room(const pg_memory *stats, int64_t more) {
 /* How large a block for so many bytes is. Where large ones are divided, they are whole pages and no more: what is left
  * of an activation beside a gradient is then just what the next gradient takes. */
 static size_t capacity_for(int32_t device, size_t bytes) {
-  size_t capacity;
+  size_t capacity, page = (size_t)PG_MAX(sysconf(_SC_PAGESIZE), 4096);
   size_class(bytes, &capacity);
-  return devices[device]->divisible && bytes >= NEAR ? (bytes + PAGE - 1) / PAGE * PAGE : capacity;
+  return devices[device]->divisible && bytes >= NEAR ? (bytes + page - 1) / page * page : capacity;
 }
 
-/* The newest free block of its class that will do; for a tensor, which remembers what it got, also of the classes just
- * above. */
+/* The least free block that will do, of equal ones the newest: for scratch memory one of just that size, for a tensor,
+ * which remembers what it got, also one that is a little larger. */
 static block *fitting_block(int32_t device, size_t capacity, int64_t tensor) {
   size_t same, most = capacity + (tensor && capacity >= NEAR ? capacity / 8 : 0);
-  for (int k = size_class(capacity, &same), last = size_class(most, &same); k <= last; k++)
-    for (block *b = pools[device].free[k]; b; b = b->down)
-      if (b->capacity >= capacity && b->capacity <= most) return b;
-  return NULL;
+  block *least = NULL;
+  for (int k = size_class(capacity, &same), last = size_class(most, &same); k <= last && !least; k++)
+    for (block *b = pools[device].free[k]; b; b = b->down) {
+      if (b->capacity == capacity) return b;
+      if (b->capacity > capacity && b->capacity <= most && (!least || b->capacity < least->capacity)) least = b;
+    }
+  return least;
 }
 
 /* The beginning of a free block that is larger by a part or more, of the lowest class that has one; what remains of it
@@ -248,6 +252,7 @@ static int block_take(int32_t device, size_t bytes, void **data, size_t *capacit
     stats->live += (int64_t)*capacity;
     stats->peak = PG_MAX(stats->peak, stats->live);
     stats->tensors += tensor;
+    if (tensor && pools[device].watched && stats->live > pools[device].watched) past_watched = 1;
     trim_to(device, cache_room(stats, 0));
   }
   int64_t live = stats->live, tensors = stats->tensors;
@@ -315,6 +320,15 @@ void pg_memory_stats(int32_t device, pg_memory *out) {
   *out = pools[device].stats;
   pthread_mutex_unlock(&lock);
 }
+
+void pg_memory_watch(int32_t device, int64_t limit) {
+  if (device < 0 || device >= PG_DEVICES) return;
+  pthread_mutex_lock(&lock);
+  pools[device].watched = limit;
+  pthread_mutex_unlock(&lock);
+}
+
+volatile int32_t *pg_memory_flag(void) { return &past_watched; }
 
 void pg_memory_reset_peak(int32_t device) {
   pthread_mutex_lock(&lock);

@@ -17,7 +17,7 @@
 
 /* cdef-begin */
 enum {
-  PG_ABI = 10,        /* raised whenever this slice changes; compared when the Lua package loads the library */
+  PG_ABI = 11,        /* raised whenever this slice changes; compared when the Lua package loads the library */
   PG_MAX_DIMS = 8,    /* most dimensions that a tensor has */
   PG_MAX_VALUES = 16, /* most values of one parameter: a pair for each dimension */
   PG_MAX_PARAMS = 12
@@ -124,6 +124,10 @@ typedef struct pg_memory {
 
 void pg_memory_stats(int32_t device, pg_memory *out);
 void pg_memory_reset_peak(int32_t device);
+/* For a collector that sees handles and not what they hold: a tensor that takes the live bytes of a device past `limit`
+ * (0, as at first: any) sets the flag, which only the collector clears. */
+void pg_memory_watch(int32_t device, int64_t limit);
+volatile int32_t *pg_memory_flag(void);
 void pg_memory_trim(int32_t device); /* gives cached blocks back to the system */
 
 const char *pg_device_describe(int32_t device); /* what it is, in one line; NULL and an error: why it is not there */

@@ -333,7 +333,7 @@ static int gather(pg_tensor **sum, pg_tensor *grad) {
   if (!is_shared(first) || is_shared(grad)) first = grad, grad = *sum; /* into the one that nobody else reads */
   if (is_shared(grad)) {
     pg_tensor *own;
-    PG_TRY(pg_new_like(grad, &own));
+    if ((status = pg_new_like(grad, &own))) return pg_release(first), *sum = grad, status;
     status = pg_copy(own, grad);
     pg_release(grad), grad = own;
   }
@@ -453,7 +453,8 @@ int pg_backward(pg_tensor *t, pg_tensor *grad, int32_t retain) {
   int status = check_leaf(t);
   for (int64_t i = 0; i < count && !status; i++) status = check_node(nodes[i]);
   pg_tensor *seed = NULL;
-  if (!status && grad && t->node && pg_is_contiguous(grad)) { /* kernels only read it, and nothing is added to it */
+  bool read_once = t->node && !(t->node->op->flags & PG_F_SUM); /* a sum hands it on, and it may be a leaf's .grad */
+  if (!status && grad && read_once && pg_is_contiguous(grad)) { /* kernels only read it, and nothing is added to it */
     status = pg_check_live(grad, "backward");
     if (!status) status = pg_alias(grad, &seed);
   } else {

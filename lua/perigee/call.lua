@@ -32,11 +32,12 @@ function call.heed()
   if lib.pg_stop_flag()[0] ~= 0 then error("interrupted", 0) end
 end
 
+local over = memory.flag
 local tracked -- the innermost pg.scope's list of new handles
 
 --- Takes ownership of a handle that the core gave out.
 function call.own(handle)
-  memory.watch(lib.pg_device(handle))
+  if over[0] ~= 0 then memory.heed() end
   local t = ffi.gc(handle, lib.pg_release)
   if tracked then tracked[#tracked + 1] = t end
   return t
@@ -146,6 +147,9 @@ local function describe(id)
     op.params[i], op.params[param.name] = param, param
     param.number = i
   end
+  local shown = {}
+  for _, output in ipairs(op.outputs) do if not output.hidden then shown[#shown + 1] = output end end
+  op.one = #shown == 1 and not shown[1].index -- one result, as it is
   op.doc = ffi.string(info.doc)
   op.source = info.source ~= nil and ffi.string(info.source) or nil
   op.no_backward = info.no_backward ~= nil and ffi.string(info.no_backward) or nil
@@ -327,15 +331,17 @@ local function read_inputs(op, args, n)
   return handles, count, at
 end
 
+local few, made = Handles(8), Handles(1) -- for most calls: read before the collector, or anybody, makes another
 local function run(op, handles, count, values)
-  local input, out = Handles(math.max(count, 1)), Handles(4)
+  local input, out = count <= 8 and few or Handles(count), op.one and made or Handles(4)
   for i = 1, count do input[i - 1] = handles[i] end
   local status = lib.pg_apply(op.id, input, count, values, out)
   if status == lib.PG_ERR_MEMORY then -- the collector may hold what is missing
     memory.collect()
     status = lib.pg_apply(op.id, input, count, values, out)
   end
-  call.check(status)
+  if status ~= 0 then call.check(status) end
+  if op.one then return call.own(out[0]) end
   local results, at = {}, 0
   for _, output in ipairs(op.outputs) do
     if not output.hidden then

@@ -9,6 +9,10 @@ local memory = {}
 local stats = ffi.new "pg_memory"
 local FLOOR, SLACK = 96e6, 1.25
 local limit = { [lib.PG_CPU] = FLOOR, [lib.PG_CUDA] = FLOOR }
+for device, bytes in pairs(limit) do lib.pg_memory_watch(device, bytes) end
+
+--- Not 0 once a tensor has taken a device past its limit: whoever makes tensors then calls memory.heed.
+memory.flag = lib.pg_memory_flag()
 
 --- Collects, and sets the next limits a quarter above what is still live.
 function memory.collect()
@@ -16,13 +20,18 @@ function memory.collect()
   for device in pairs(limit) do
     lib.pg_memory_stats(device, stats)
     limit[device] = math.max(FLOOR, tonumber(stats.live) * SLACK + FLOOR / 2)
+    lib.pg_memory_watch(device, limit[device])
   end
+  memory.flag[0] = 0
 end
 
---- Called for every new tensor. @param device the core's number of the device that it is on
-function memory.watch(device)
-  lib.pg_memory_stats(device, stats)
-  if stats.live > limit[device] then memory.collect() end
+--- Collects if more is live than a limit says.
+function memory.heed()
+  memory.flag[0] = 0
+  for device, bytes in pairs(limit) do
+    lib.pg_memory_stats(device, stats)
+    if tonumber(stats.live) > bytes then return memory.collect() end
+  end
 end
 
 --- Bytes that tensors hold on a device.

@@ -301,7 +301,7 @@ end
 
 --- Token `at` of each sequence.
 -- @param x   (B, T, D)
--- @param at  its place, counted from 1: a number, or int32 (B), one for each
+-- @param at  its place, from 1 to T: a number, or int32 (B), one for each, which is not checked
 -- @return (B, 1, D)
 function nn.token(x, at)
   if type(at) == "number" then return x:narrow(2, at, 1) end
@@ -325,7 +325,7 @@ end
 -- @return forward(x, mask, prefix, at): (B, T, width) -> (B, T, width); mask, (T, T) or (1 or B, 1 or heads, T, T), is
 --   added to the scores; prefix = {keys, values}, each (B, L, width), stand before the projected ones (prefix tuning: Li
 --   and Liang, arXiv 2101.00190); with `at`, as nn.token takes it, that token alone asks, and the result is (B, 1, width)
--- @raises when the width does not divide by the heads
+-- @raises when the width does not divide by the heads; forward: on a mask together with `at`
 nn.Attention = nn.class "Attention"
 function nn.Attention:init(width, heads, options)
   options = util.options("nn.Attention", options, { causal = false, bias = true, init = "normal", std = 0.02 })
@@ -337,17 +337,17 @@ function nn.Attention:init(width, heads, options)
   self.qkv = nn.Linear(width, 3 * width, layer)
   self.proj = nn.Linear(width, width, layer)
 end
--- Projections first..last of queries, keys and values: a list of (B, heads, T, width / heads).
+-- Projections first..last of queries, keys and values: each (B, heads, T, width / heads).
 function nn.Attention:project(x, first, last)
   local batch, length, width = unpack(x:shape())
   local parts, list = last - first + 1, {}
-  local function part(t) return parts < 3 and t and t:narrow(1, (first - 1) * width + 1, parts * width) or t end
-  local all = pg.linear(x, part(self.qkv.weight), part(self.qkv.bias))
-    :reshape(batch, length, parts, self.heads, width / self.heads):permute(3, 1, 4, 2, 5)
+  local function rows(t) return t and t:narrow(1, (first - 1) * width + 1, parts * width) end
+  local all = parts == 3 and self.qkv(x) or pg.linear(x, rows(self.qkv.weight), rows(self.qkv.bias))
+  all = all:reshape(batch, length, parts, self.heads, width / self.heads):permute(3, 1, 4, 2, 5)
   for i = 1, parts do list[i] = all:select(1, i) end
   return unpack(list)
 end
--- Attention over these, whatever stands before them, and the projection of what it gives.
+-- What q, k and v give, k and v after those of the prefix, projected back: (B, queries, width).
 function nn.Attention:attend(q, k, v, mask, prefix, causal)
   local batch, heads, length, width = unpack(q:shape())
   if prefix then

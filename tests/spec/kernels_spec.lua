@@ -166,6 +166,14 @@ describe("the gradient of a sum", function()
     end
   end)
 
+  it("may be the .grad of a leaf behind it", function()
+    local x = leaf(3)
+    x.grad = pg.ones(3, { dtype = "float64" })
+    local a, b = x * 3, x * 2
+    pg.add(a, b):backward(x.grad)
+    assert.are.same({ 6, 6, 6 }, x.grad:totable()) -- 1 there, 3 + 2 of it
+  end)
+
   it("adds to a leaf's own gradient alone", function()
     local x, y = leaf(3), leaf(3)
     local g = pg.ones(3, { dtype = "float64" })
@@ -178,8 +186,8 @@ describe("the gradient of a sum", function()
   end)
 end)
 
--- Sizes on both sides of what the kernel divides by: tiles of 8 rows, panels of 48 columns of 16 lanes, stretches of 1,600
--- of the inner dimension; small ones, which one thread makes, and large ones, which all share.
+-- Sizes on both sides of what the kernel divides by: tiles of 8 rows, panels of 48 columns of 16 lanes, stretches of 800
+-- (small products: 256) of the inner dimension; small ones, which one thread makes, and large ones, which all share.
 describe("matrix products in float32", function()
   local SIZES = { { 1, 1, 1 }, { 7, 17, 5 }, { 8, 48, 16 }, { 9, 49, 17 }, { 65, 65, 64 }, { 3, 130, 40 }, { 50, 1, 300 },
     { 203, 101, 333 }, { 117, 145, 1601 }, { 33, 100, 3203 }, { 1000, 96, 64 }, { 130, 700, 90 } }
@@ -225,6 +233,12 @@ describe("matrix products in float32", function()
         assert.is_true((b.grad:to "float64" - db):abs():max():item() < most)
       end
     end
+  end)
+
+  it("of no rows, or no outputs, are empty, however large the weight", function()
+    assert.are.same({ 0, 2304 }, pg.linear(pg.zeros(0, 768), pg.zeros(2304, 768), pg.zeros(2304)):shape())
+    assert.are.same({ 300, 0 }, pg.linear(pg.zeros(300, 768), pg.zeros(0, 768)):shape())
+    assert.are.same({ 0, 5, 900 }, pg.zeros(0, 5, 700):matmul(pg.zeros(700, 900)):shape())
   end)
 
   it("keep NaN and infinity to their row and column", function()

@@ -122,9 +122,14 @@ function Clip:encode_embedded(x, eos, options)
   local count, length = x:size(1), x:size(2)
   if type(eos) == "table" then eos = pg.tensor(eos, { dtype = "int32", device = x:device() }) end
   util.check(pg.is_tensor(eos) and eos:dim() == 1 and eos:size(1) == count, "clip: needs the ends of %d texts", count)
-  util.check(eos:min():item() >= 1 and eos:max():item() <= length, "clip: texts of %d tokens end at 1 to %d, not at %d",
-    length, length, eos:min():item() < 1 and eos:min():item() or eos:max():item())
-  local function ends(grown) return eos + (grown:size(2) - length) end
+  local first, last = eos:min():item(), eos:max():item()
+  util.check(first >= 1 and last <= length, "clip: texts of %d tokens end at 1 to %d, not at %d", length, length,
+    first < 1 and first or last)
+  local function ends(now)
+    local moved = now:size(2) - length
+    util.check(first + moved >= 1, "clip: prompts took %d of %d tokens, and with them the end of a text", -moved, length)
+    return eos + moved
+  end
   x = x + text.positions:narrow(2, 1, length)
   return text.projection(text.norm((transformer.walk("clip", text.blocks, x, nil, options, ends))))
 end

@@ -85,11 +85,11 @@ end
 function transformer.walk(where, blocks, x, depths, options, at)
   local wanted, maps, last = {}, {}, #blocks
   local prompts = options and util.options(where, options, { prompts = util.none }).prompts
-  for at, depth in ipairs(depths or {}) do
+  for i, depth in ipairs(depths or {}) do
     util.check(type(depth) == "number" and depth >= 0 and depth <= last and depth % 1 == 0,
       "%s: depth %s does not exist: they run from 0, the embedding, to %d", where, tostring(depth), last)
     wanted[depth] = wanted[depth] or {}
-    table.insert(wanted[depth], at)
+    table.insert(wanted[depth], i)
   end
   for depth = 0, last do
     if depth > 0 then
@@ -107,7 +107,7 @@ function transformer.walk(where, blocks, x, depths, options, at)
       -- nobody else has it, and the collector would leave it until the next step's
       if depth > 1 and not prompts and not wanted[depth - 1] then before:free() end
     end
-    for _, at in ipairs(wanted[depth] or {}) do maps[at] = x end
+    for _, i in ipairs(wanted[depth] or {}) do maps[i] = x end
   end
   return (wanted[last] and nn.token(x, at) or x):select(2, 1), maps
 end
