@@ -307,6 +307,15 @@ describe("freed memory", function()
     end
   end)
 
+  it("is asked back from the collector before tensors that nobody holds are many", function()
+    require("perigee.memory").collect() -- and set the limit by what is live now
+    local before = pg.memory().live
+    lib.pg_memory_reset_peak(0)
+    for _ = 1, 300 do pg.empty(4 * MB) end
+    local most = (pg.memory().peak - before) / 2 ^ 20
+    assert.is_true(most < 300, ("%d of 1200 MB"):format(most))
+  end)
+
   it("serves what is smaller, in parts that become one again, and goes back to the system whole", function()
     local function resident() return tonumber(io.open("/proc/self/status"):read("*a"):match "VmRSS:%s+(%d+)") end
     local began = resident()
