@@ -15,7 +15,7 @@ enum { ROWS = 8, LANES = 16, PANEL = 3 * LANES, AHEAD = 8 };
 /* In numbers: the longest stretch of the inner dimension, which is one running sum and must not be too long for
  * float32, in a large product and in a small one; a block of op(A), a quarter of a second-level cache of 1 MiB; what of
  * op(B) is packed at once; and the most that is small. */
-enum { STRETCH = 800, SMALL_STRETCH = 256, BLOCK = 1 << 16, PACKED = 1 << 20, SMALL = 1 << 14 };
+enum { STRETCH = 800, SMALL_STRETCH = 96, BLOCK = 1 << 16, PACKED = 1 << 20, SMALL = 1 << 14 };
 static const double ALONE_BELOW = 4e6; /* multiply-adds for which waking a second core does not pay */
 #define AVX512 __attribute__((target("avx512f,fma")))
 #define AVX512_INLINE AVX512 static inline __attribute__((always_inline))
@@ -236,8 +236,9 @@ static bool multiply(const product *s) {
 /* What fits in the first cache or nearly, by the calling thread: only op(B) is packed. */
 static void multiply_small(const product *s) {
   _Alignas(64) float b[SMALL];
-  for (int64_t p = 0; p < s->k; p += SMALL_STRETCH) {
-    int64_t k = PG_MIN(SMALL_STRETCH, s->k - p);
+  int64_t stretches = (s->k + SMALL_STRETCH - 1) / SMALL_STRETCH, most = (s->k + stretches - 1) / stretches;
+  for (int64_t p = 0; p < s->k; p += most) {
+    int64_t k = PG_MIN(most, s->k - p);
     left a = {s->a + p * s->a_inner, s->a_row, s->a_inner, false};
     pack(s->b + p * s->b_inner, s->b_column, s->b_inner, s->n, k, 0, k, PANEL, b, false);
     block(s, &a, b, k, p > 0, 0, s->m, 0, s->n);

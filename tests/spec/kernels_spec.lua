@@ -187,7 +187,7 @@ describe("the gradient of a sum", function()
 end)
 
 -- Sizes on both sides of what the kernel divides by: tiles of 8 rows, panels of 48 columns of 16 lanes, stretches of 800
--- (small products: 256) of the inner dimension; small ones, which one thread makes, and large ones, which all share.
+-- (small products: 96) of the inner dimension; small ones, which one thread makes, and large ones, which all share.
 describe("matrix products in float32", function()
   local SIZES = { { 1, 1, 1 }, { 7, 17, 5 }, { 8, 48, 16 }, { 9, 49, 17 }, { 65, 65, 64 }, { 3, 130, 40 }, { 50, 1, 300 },
     { 203, 101, 333 }, { 117, 145, 1601 }, { 33, 100, 3203 }, { 1000, 96, 64 }, { 130, 700, 90 } }
