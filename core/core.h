@@ -175,10 +175,11 @@ int pg_blas_fits(int count, const int64_t *sizes);
  */
 bool pg_gemm_avx512(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                     const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
-/* dw (out, in) = dy^T x of dy (rows, out) and x (rows, in), and db (out), dy's sums over rows, on the way. */
-bool pg_outer_avx512(int64_t rows, int64_t out, int64_t in, const float *dy, const float *x, float *dw, float *db);
 bool pg_affine_avx512(int64_t rows, int64_t out, int64_t in, const float *x, const float *w, const float *bias,
                       float *y);
+/* dw (out, in) = dy^T x of dy (rows, out) and x (rows, in), and on the way db (out), dy's sums over rows; false, and
+ * nothing done, also where the product is small. */
+bool pg_outer_avx512(int64_t rows, int64_t out, int64_t in, const float *dy, const float *x, float *dw, float *db);
 
 /* ---- gemm_bf16.c ------------------------------------------------------------------------------------------------ */
 

@@ -236,7 +236,7 @@ static bool multiply(const product *s) {
 /* What fits in the first cache or nearly, by the calling thread: only op(B) is packed. */
 static void multiply_small(const product *s) {
   _Alignas(64) float b[SMALL];
-  int64_t stretches = (s->k + SMALL_STRETCH - 1) / SMALL_STRETCH, most = (s->k + stretches - 1) / stretches;
+  int64_t stretches = (s->k + SMALL_STRETCH - 1) / SMALL_STRETCH, most = up((s->k + stretches - 1) / stretches, LANES);
   for (int64_t p = 0; p < s->k; p += most) {
     int64_t k = PG_MIN(most, s->k - p);
     left a = {s->a + p * s->a_inner, s->a_row, s->a_inner, false};

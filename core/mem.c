@@ -176,9 +176,11 @@ static size_t cache_room(const pg_memory *stats, int64_t more) {
 /* How large a block for so many bytes is. Where large ones are divided, they are whole pages and no more: what is left
  * of an activation beside a gradient is then just what the next gradient takes. */
 static size_t capacity_for(int32_t device, size_t bytes) {
-  size_t capacity, page = (size_t)PG_MAX(sysconf(_SC_PAGESIZE), 4096);
+  size_t capacity;
   size_class(bytes, &capacity);
-  return devices[device]->divisible && bytes >= NEAR ? (bytes + page - 1) / page * page : capacity;
+  if (bytes < NEAR || !devices[device]->divisible) return capacity;
+  size_t page = (size_t)PG_MAX(sysconf(_SC_PAGESIZE), 4096);
+  return (bytes + page - 1) / page * page;
 }
 
 /* The least free block that will do, of equal ones the newest: for scratch memory one of just that size, for a tensor,

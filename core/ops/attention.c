@@ -134,9 +134,8 @@ static K(matrices) K(packed)(const pg_tensor *t, int parts, int at, const sizes 
 static int K(self_attention_any)(pg_call *c, bool backward) {
   sizes z = packed_sizes_of(c);
   const pg_tensor *qkv = c->in[0];
-  K(problem)
-  x = {K(packed)(qkv, 3, 0, &z), K(packed)(qkv, 3, 1, &z), K(packed)(qkv, 3, 2, &z), K(packed)(c->out[0], 1, 0, &z)};
-  x.lse = PG_AT(real, c->out[1]);
+  K(problem) x = {.y = K(packed)(c->out[0], 1, 0, &z), .lse = PG_AT(real, c->out[1])};
+  x.q = K(packed)(qkv, 3, 0, &z), x.k = K(packed)(qkv, 3, 1, &z), x.v = K(packed)(qkv, 3, 2, &z);
   if (c->in[1]) x.mask = PG_AT(real, c->in[1]);
   if (backward) {
     const pg_tensor *d = c->grad_in[0];

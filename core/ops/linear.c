@@ -46,7 +46,7 @@ static int64_t rows_of(const pg_tensor *x) {
   return rows;
 }
 
-/* The products of call c. */
+/* The products of call c; `both`: dW and db at once, where that can be. */
 #define product_f32 (c->bf16 ? pg_gemm_bf16 : pg_gemm_f32)
 #define product_f64 pg_gemm_f64
 #define affine_f32 (c->bf16 ? pg_affine_bf16 : pg_affine_f32)

@@ -25,7 +25,7 @@ function memory.collect()
   memory.flag[0] = 0
 end
 
---- Collects if more is live than a limit says.
+--- Collects if more is live than a limit says: what set the flag may have been a moment inside one long call.
 function memory.heed()
   memory.flag[0] = 0
   for device, bytes in pairs(limit) do

@@ -185,6 +185,89 @@ describe("gradients that were stretched", function()
   end)
 end)
 
+-- What a sum gets from behind it is handed on as it is to both sides: nothing may be added to it there.
+describe("the gradient of a sum", function()
+  local function leaf(...) return pg.randn(...):to("float64"):requires_grad_(true) end
+
+  it("goes to each of them, however often one stands in it", function()
+    pg.gradcheck(function(t, u)
+      local a, b = t * t, t * u
+      local c = a:tanh() -- newer than b: what it adds to a's must not reach b's, which is the same sum's
+      local d = (a + b) + c + (c + c) + 1
+      return (d + (d + a * u) * d + u):tanh():sum()
+    end, { pg.randn(3, 4):to "float64", pg.randn(4):to "float64" })
+  end)
+
+  it("leaves what backward was given, and what another pass finds, as it was", function()
+    local x = leaf(3, 4)
+    local a = x * 2
+    local y = a * a + (a + a)
+    local g = pg.randn(3, 4, { dtype = "float64" })
+    local before = g:totable()
+    y:backward { grad = g, retain = true }
+    local once = x.grad:totable()
+    y:backward(g)
+    assert.are.same(before, g:totable())
+    local twice = x.grad:totable()
+    for i, row in ipairs(once) do
+      for j, value in ipairs(row) do assert.is_true(math.abs(2 * value - twice[i][j]) < 1e-12) end
+    end
+  end)
+
+  it("may be the .grad of a leaf behind it", function()
+    local x = leaf(3)
+    x.grad = pg.ones(3, { dtype = "float64" })
+    local a, b = x * 3, x * 2
+    pg.add(a, b):backward(x.grad)
+    assert.are.same({ 6, 6, 6 }, x.grad:totable()) -- 1 there, 3 + 2 of it
+  end)
+
+  it("adds to a leaf's own gradient alone", function()
+    local x, y = leaf(3), leaf(3)
+    local g = pg.ones(3, { dtype = "float64" })
+    x.grad = g
+    local sum = x + y
+    pg.add(sum, sum):sum():backward()
+    assert.are.same({ 3, 3, 3 }, x.grad:totable())
+    assert.are.same({ 3, 3, 3 }, g:totable()) -- it is x's gradient
+    assert.are.same({ 2, 2, 2 }, y.grad:totable())
+  end)
+end)
+
+describe("attention over a packed projection", function()
+  it("is attention of its parts, gradients too", function() -- 200 tokens: more than a tile of queries
+    for _, case in ipairs { { 2, 5, 3, 4 }, { 1, 200, 2, 8 }, { 3, 1, 1, 6 }, { 2, 129, 4, 3 } } do
+      local batch, length, heads, width = unpack(case)
+      for _, options in ipairs { {}, { causal = true }, { scale = 0.3 } } do
+        for _, shape in ipairs { {}, { length, length }, { 1, heads, length, length }, { batch, 1, length, length } } do
+          local mask = shape[1] and pg.randn(unpack(shape)):to "float64" or nil
+          local qkv = pg.randn(batch, length, 3 * heads * width):to("float64"):requires_grad_(true)
+          local seed = pg.randn(batch, length, heads * width):to "float64"
+          local parts = qkv:reshape(batch, length, 3, heads, width):permute(3, 1, 4, 2, 5)
+          local expected = pg.attention(parts:select(1, 1), parts:select(1, 2), parts:select(1, 3), mask, options)
+            :transpose(2, 3):reshape(batch, length, heads * width)
+          expected:backward(seed)
+          local gradient = qkv.grad
+          qkv.grad = nil
+          local found = pg.self_attention(qkv, mask,
+            { heads = heads, causal = options.causal, scale = options.scale })
+          found:backward(seed)
+          assert.is_true((found - expected):abs():max():item() < 1e-12)
+          assert.is_true((qkv.grad - gradient):abs():max():item() < 1e-12)
+        end
+      end
+    end
+  end)
+
+  it("refuses heads that do not divide it, and masks of another size, in one line", function()
+    local function message(...) return tostring(select(2, pcall(pg.self_attention, ...))) end
+    assert.matches("a last size of 10 is not 3 times 2 heads of one width", message(pg.zeros(1, 4, 10), { heads = 2 }), 1,
+      true)
+    assert.matches("the mask is (T, T)", message(pg.zeros(1, 4, 12), pg.zeros(4, 3), { heads = 2 }), 1, true)
+    assert.matches("takes (B, T, 3 W)", message(pg.zeros(4, 12), { heads = 2 }), 1, true)
+  end)
+end)
+
 describe("threads", function()
   local threads = pg.threads()
   after_each(function() pg.threads(threads) end)
